@@ -1,0 +1,1 @@
+//! Owns fsck and audit of an unmounted vault.

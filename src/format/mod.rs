@@ -1,0 +1,3 @@
+//! Owns what lies on disk: pure encoding and decoding of names, headers, blocks, records, the
+//! configuration and archives. It must know nothing of files or directories; it turns bytes into
+//! bytes. `docs/format.md` specifies the same to the byte.

@@ -1,0 +1,5 @@
+//! The `strongroom` binary: parse, run, exit code; nothing else.
+
+fn main() -> std::process::ExitCode {
+    strongroom::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Owns app profiles: parse, validate, resolve paths.

@@ -1,0 +1,1 @@
+//! Owns format-preserving edits of configuration files.

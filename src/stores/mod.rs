@@ -1,0 +1,1 @@
+//! Owns what strongroom knows of SQLite, LMDB, RocksDB, Chroma, DuckDB and others: detect, quiesce, check, dump.
