@@ -1,9 +1,61 @@
 //! Owns the command line: arguments, prompts, output and exit codes. The only module that
 //! prints, prompts or exits.
+//!
+//! A command is a file with a clap `Args` and a `run(&Args, &Context) -> CommandResult`, and one
+//! variant of [`args::Command`].
 
-use std::process::ExitCode;
+pub mod args;
+pub mod completions;
+pub mod exit_code;
+pub mod failure;
+pub mod output;
+pub mod prompt;
+
+use std::ffi::OsString;
+use std::process;
+
+use clap::Parser as _;
+use tracing_subscriber::filter::LevelFilter;
+
+use args::{Cli, GlobalArgs};
+use exit_code::ExitCode;
+use output::Output;
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Where its output goes.
+    pub output: Output,
+    /// The options that all commands take.
+    pub global: GlobalArgs,
+}
 
 /// Parses the arguments, runs the command and returns its exit code.
-pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+pub fn main() -> process::ExitCode {
+    run(std::env::args_os()).into()
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way, too, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+        }
+    };
+    let output = Output::new(&cli.global);
+    let context = Context { output, global: cli.global };
+    let result = cli.command.run(&context);
+    output::finish(&context.output, cli.command.name(), result)
+}
+
+/// How much the library's log says for the options given.
+pub fn log_level(global: &GlobalArgs) -> LevelFilter {
+    match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::WARN,
+        (false, 1) => LevelFilter::INFO,
+        (false, _) => LevelFilter::DEBUG,
+    }
 }

@@ -1,0 +1,140 @@
+//! The command line: options that every command takes, and the list of commands.
+
+use std::io;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use super::failure::CommandResult;
+use super::{Context, completions};
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GlobalArgs {
+    /// Print JSON lines for programs: progress and warnings, then one result.
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// Print errors and what was asked for, nothing else.
+    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+    /// Say more; twice: everything.
+    #[arg(long, short, global = true, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+    /// When to use colour.
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = false,
+        help_heading = "Output"
+    )]
+    pub color: ColorChoice,
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  strongroom init ~/vault                      make a vault; asks for a passphrase
+  strongroom mount ~/vault ~/private           open it at ~/private
+  strongroom umount ~/private                  close it
+  strongroom status                            what is mounted, and is it well
+
+Exit codes are listed in docs/cli.md; `strongroom COMMAND --help` has more examples.";
+
+/// An encrypted home for an app's data.
+///
+/// strongroom keeps a directory encrypted on disk (a vault) and shows it in plain at a mount
+/// point, so that apps work on it unchanged. It moves existing data in, verified and with a way
+/// back, and makes sealed backups.
+#[derive(Debug, Parser)]
+#[command(name = "strongroom", version, styles = STYLES, after_help = EXAMPLES,
+    max_term_width = 100, propagate_version = false, subcommand_required = true,
+    arg_required_else_help = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands. Each has a file of its own with its `Args` and its `run`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a shell's completion script to standard output.
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// The name, as results give it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Completions(_) => "completions",
+        }
+    }
+
+    /// Runs it.
+    pub fn run(&self, context: &Context) -> CommandResult {
+        match self {
+            Self::Completions(args) => completions::run(args, context),
+        }
+    }
+}
+
+/// Writes the completion script of `shell`.
+pub fn write_completions(shell: clap_complete::Shell, into: &mut dyn io::Write) {
+    clap_complete::generate(shell, &mut Cli::command(), "strongroom", into);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command and every long option stands in `docs/cli.md`.
+    #[test]
+    fn documentation_names_every_option() {
+        let page = include_str!("../../docs/cli.md");
+        let mut missing = Vec::new();
+        let mut pending = vec![(String::from("strongroom"), Cli::command())];
+        while let Some((path, command)) = pending.pop() {
+            if path != "strongroom" && !page.contains(&format!("{path}`")) {
+                missing.push(path.clone());
+            }
+            for argument in command.get_arguments() {
+                let Some(long) = argument.get_long() else { continue };
+                if !["help", "version"].contains(&long) && !page.contains(&format!("`--{long}")) {
+                    missing.push(format!("{path} --{long}"));
+                }
+            }
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+                pending.push((format!("{path} {}", sub.get_name()), sub.clone()));
+            }
+        }
+        assert!(missing.is_empty(), "docs/cli.md lacks: {missing:#?}");
+    }
+}
