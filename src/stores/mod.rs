@@ -1,1 +1,191 @@
-//! Owns what strongroom knows of SQLite, LMDB, RocksDB, Chroma, DuckDB and others: detect, quiesce, check, dump.
+//! Owns what strongroom knows of the stores that apps keep: finds them by content, checks and
+//! summarises them, and tells who holds them open. It must know nothing of migrations, vaults or
+//! profiles. Nothing here changes a byte, a name or a modification time of what it looks at.
+//!
+//! [`scan`] finds the components of a tree, [`check`] runs a store's own check, [`summary`] tells
+//! facts to compare before and after a copy, [`open_files`] tells which processes are in the way.
+
+mod error;
+mod open_files;
+mod path_text;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use error::Error;
+pub use open_files::{Holder, OpenFile, OpenFiles, open_files};
+
+/// The kind of a store.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum StoreKind {
+    /// A SQLite or libSQL database file with its journal files.
+    Sqlite,
+    /// An encrypted SQLite database (SQLCipher and kin) with its salt file: opaque to us.
+    SqlCipher,
+    /// An LMDB environment.
+    Lmdb,
+    /// A RocksDB directory.
+    RocksDb,
+    /// A LevelDB directory.
+    LevelDb,
+    /// A ChromaDB directory: its SQLite and its index directories.
+    Chroma,
+    /// A DuckDB database file with its write-ahead log.
+    DuckDb,
+    /// A PostgreSQL cluster directory.
+    Postgres,
+    /// A Redis dump or append-only directory.
+    Redis,
+    /// A Neo4j database directory.
+    Neo4j,
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Sqlite => "SQLite",
+            Self::SqlCipher => "encrypted SQLite",
+            Self::Lmdb => "LMDB",
+            Self::RocksDb => "RocksDB",
+            Self::LevelDb => "LevelDB",
+            Self::Chroma => "ChromaDB",
+            Self::DuckDb => "DuckDB",
+            Self::Postgres => "PostgreSQL",
+            Self::Redis => "Redis",
+            Self::Neo4j => "Neo4j",
+        })
+    }
+}
+
+/// What a store's files say of how it was last closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LiveState {
+    /// Closed cleanly: nothing waits in a log.
+    Clean,
+    /// In use, or not closed cleanly: a log or journal holds changes that belong to the store. Its
+    /// files are one unit; a copy of all of them is good if no process wrote meanwhile.
+    PendingLog,
+    /// The files don't tell.
+    Unknown,
+}
+
+/// One store of an app.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Component {
+    /// What it is.
+    pub kind: StoreKind,
+    /// Its main file or its directory, relative to the scanned root (empty: the root itself).
+    #[serde(with = "path_text")]
+    pub path: PathBuf,
+    /// Every regular file that belongs to it, relative to the scanned root, sorted.
+    #[serde(with = "path_text::list")]
+    pub files: Vec<PathBuf>,
+    /// The sum of those files' sizes in bytes.
+    pub bytes: u64,
+    /// How it was last closed.
+    pub state: LiveState,
+}
+
+/// What [`scan`] found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The stores, in the order of their paths. A store inside another one's directory (Chroma's
+    /// SQLite) belongs to the outer one and is not listed again.
+    pub components: Vec<Component>,
+    /// What could not be looked at.
+    pub unreadable: Vec<Error>,
+}
+
+/// How far a check could go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The whole store was read by its own rules and is sound.
+    Sound,
+    /// Its outer structure is sound; its content was not read.
+    StructureOnly,
+    /// It is damaged; [`CheckReport::findings`] says where.
+    Damaged,
+    /// It could not be checked here; [`CheckReport::findings`] says why.
+    NotChecked,
+}
+
+/// The result of [`check`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CheckReport {
+    /// How it came out.
+    pub outcome: Outcome,
+    /// What was done: "PRAGMA integrity_check", "every page", "file sizes and footers", …
+    pub method: String,
+    /// Damage, reasons and remarks, at most [`CheckReport::MAX_FINDINGS`].
+    pub findings: Vec<String>,
+}
+
+impl CheckReport {
+    /// A check stops after so many findings.
+    pub const MAX_FINDINGS: usize = 100;
+}
+
+/// How [`check`] and [`summary`] may work.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// A directory that may hold plaintext for the time of the check: on an encrypted mount. Used
+    /// for stores that can only be read by replaying their log, which must not happen in place.
+    /// Without it memory serves, for stores that fit; what doesn't is
+    /// [`Outcome::NotChecked`].
+    pub scratch: Option<PathBuf>,
+}
+
+/// Facts of a store that a faithful copy shares: table and row counts, entry counts,
+/// collections. Compare them with `==`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Summary {
+    /// The facts by name, such as `rows of "messages"` = `1042`.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// Finds the stores in a tree, by content. Symlinks are not followed, mounts below are.
+///
+/// # Errors
+/// Where `root` itself can't be read; trouble below it is listed in [`Scan::unreadable`].
+pub fn scan(_root: &Path) -> Result<Scan, Error> {
+    Ok(Scan::default())
+}
+
+/// Runs the store's own check, reading only. The store must be at rest: what a process writes
+/// meanwhile can look like damage.
+///
+/// # Errors
+/// Where its files can't be read. Damage is no error but [`Outcome::Damaged`].
+pub fn check(
+    _root: &Path,
+    _component: &Component,
+    _options: &CheckOptions,
+) -> Result<CheckReport, Error> {
+    Ok(CheckReport {
+        outcome: Outcome::NotChecked,
+        method: "nothing".to_owned(),
+        findings: Vec::new(),
+    })
+}
+
+/// Tells facts to compare before and after a copy. `None` where the store can't be read here (it
+/// is opaque, or its log would have to be replayed; see [`CheckOptions::scratch`]).
+///
+/// # Errors
+/// Where its files can't be read, or are damaged.
+pub fn summary(
+    _root: &Path,
+    _component: &Component,
+    _options: &CheckOptions,
+) -> Result<Option<Summary>, Error> {
+    Ok(None)
+}
