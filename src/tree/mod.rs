@@ -9,12 +9,16 @@
 
 mod bytes;
 mod error;
+mod local;
 mod manifest;
 mod path;
+#[cfg(test)]
+pub(crate) mod sample;
 mod types;
 
 pub use bytes::ByteString;
 pub use error::{Error, Operation, Result};
+pub use local::{Durability, LocalTree};
 pub use manifest::{Manifest, ManifestEntry};
 pub use path::{NAME_MAX, PATH_LIMIT, PathError, TreePath};
 pub use types::{

@@ -1,0 +1,197 @@
+//! The content of a local file, being read or being written.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::super::error::{Error, Operation, Result};
+use super::super::path::TreePath;
+use super::super::types::{Entry, EntryKind, Extent, Metadata, Timestamp};
+use super::super::{ContentReader, ContentWriter, TreeReader as _};
+use super::{LocalTree, inspect};
+
+/// What shows that a file changed: every write and every change of attributes moves the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: Timestamp,
+    changed: Timestamp,
+}
+
+struct LocalContent {
+    file: OwnedFd,
+    tree: String,
+    path: TreePath,
+    stamp: Stamp,
+}
+
+impl LocalTree {
+    pub(super) fn open_content(&self, entry: &Entry) -> Result<Box<dyn ContentReader>> {
+        let path = &entry.path;
+        if entry.metadata.kind != EntryKind::Regular {
+            return Err(Error::Kind {
+                operation: Operation::Read,
+                tree: self.describe(),
+                path: path.clone(),
+                kind: entry.metadata.kind,
+            });
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self
+            .open_below(path.as_bytes(), flags | OFlags::NOATIME, Mode::empty())
+            .or_else(|errno| match errno {
+                // Only the owner may leave the last access as it is.
+                Errno::PERM => self.open_below(path.as_bytes(), flags, Mode::empty()),
+                other => Err(other),
+            })
+            .map_err(|errno| self.error(Operation::Open, path, errno))?;
+        let stamp = Stamp {
+            size: entry.metadata.size,
+            modified: entry.metadata.modified,
+            changed: entry.changed,
+        };
+        let content = LocalContent { file, tree: self.describe(), path: path.clone(), stamp };
+        content.check_unchanged()?;
+        if entry.metadata.size > 128 * 1024 {
+            // A hint: where it is not taken nothing is lost.
+            let _ = rustix::fs::fadvise(&content.file, 0, None, Advice::Sequential);
+        }
+        Ok(Box::new(content))
+    }
+
+    pub(super) fn create_content(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let file = self
+            .open_below(path.as_bytes(), flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.error(Operation::Create, path, errno))?;
+        Ok(Box::new(LocalFile {
+            file,
+            tree: self.describe(),
+            path: path.clone(),
+            end: 0,
+            sync: self.each_file,
+        }))
+    }
+}
+
+impl LocalContent {
+    fn error(&self, operation: Operation, errno: Errno) -> Error {
+        Error::Io {
+            operation,
+            tree: self.tree.clone(),
+            path: self.path.clone(),
+            source: errno.into(),
+        }
+    }
+
+    fn seek(&self, position: SeekFrom) -> Result<Option<u64>> {
+        match rustix::fs::seek(&self.file, position) {
+            Ok(offset) => Ok(Some(offset)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(errno) => Err(self.error(Operation::Read, errno)),
+        }
+    }
+}
+
+impl ContentReader for LocalContent {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
+            match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.error(Operation::Read, errno)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
+        if offset >= self.stamp.size {
+            return Ok(None);
+        }
+        match self.seek(SeekFrom::Data(offset)) {
+            Ok(None) => Ok(None),
+            Ok(Some(start)) => {
+                let end = self.seek(SeekFrom::Hole(start))?.unwrap_or(self.stamp.size);
+                Ok(Some(start..end.min(self.stamp.size)).filter(|extent| !extent.is_empty()))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                Ok(Some(offset..self.stamp.size))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        let stat = inspect::stat(self.file.as_fd(), b"")
+            .map_err(|errno| self.error(Operation::Inspect, errno))?;
+        let stamp = Stamp {
+            size: stat.stx_size,
+            modified: inspect::time(stat.stx_mtime),
+            changed: inspect::time(stat.stx_ctime),
+        };
+        if stamp == self.stamp && inspect::kind(&stat).is_ok_and(|kind| kind == EntryKind::Regular)
+        {
+            Ok(())
+        } else {
+            Err(Error::Changed { tree: self.tree.clone(), path: self.path.clone() })
+        }
+    }
+}
+
+struct LocalFile {
+    file: OwnedFd,
+    tree: String,
+    path: TreePath,
+    /// Where the file ends so far.
+    end: u64,
+    sync: bool,
+}
+
+impl LocalFile {
+    fn error(&self, operation: Operation, errno: Errno) -> Error {
+        Error::Io {
+            operation,
+            tree: self.tree.clone(),
+            path: self.path.clone(),
+            source: errno.into(),
+        }
+    }
+}
+
+impl ContentWriter for LocalFile {
+    fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
+        let mut rest = data;
+        let mut at = offset;
+        while !rest.is_empty() {
+            match rustix::io::pwrite(&self.file, rest, at) {
+                Ok(0) => return Err(self.error(Operation::Write, Errno::IO)),
+                Ok(count) => {
+                    rest = &rest[count..];
+                    at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.error(Operation::Write, errno)),
+            }
+        }
+        self.end = self.end.max(at);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, metadata: &Metadata) -> Result<()> {
+        if self.end != metadata.size {
+            rustix::fs::ftruncate(&self.file, metadata.size)
+                .map_err(|errno| self.error(Operation::Write, errno))?;
+        }
+        super::write::apply(self.file.as_fd(), metadata)
+            .map_err(|(operation, errno)| self.error(operation, errno))?;
+        if self.sync {
+            rustix::fs::fsync(&self.file).map_err(|errno| self.error(Operation::Sync, errno))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! A tree in a local directory.
+//!
+//! Everything is reached from one open directory, downwards, without following a symlink: who
+//! swaps a directory for a symlink while it is being read or written gets an error.
+
+mod content;
+mod descent;
+mod inspect;
+mod names;
+mod remove;
+mod walk;
+mod write;
+mod xattr;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::error::{Error, Operation, Result};
+use super::path::{PathText, TreePath};
+use super::types::{Entry, EntryKind};
+use super::{ContentReader, Exclude, TreeReader, Walk};
+
+/// Bytes of a path handed to the kernel at once; `PATH_MAX` is 4096 with its NUL.
+const PATH_CHUNK: usize = 4000;
+
+/// How a [`LocalTree`] makes what it wrote durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// By one `syncfs(2)` where the filesystem keeps that promise, else (FUSE) file by file.
+    #[default]
+    Automatic,
+    /// By one `syncfs(2)` at [`super::TreeWriter::sync`].
+    Filesystem,
+    /// By an `fsync(2)` of each file and directory as it is finished.
+    EachFile,
+}
+
+/// A directory of this machine, as a reader and a writer.
+///
+/// Other filesystems mounted below it are reported, not visited, unless
+/// [`Self::crossing_mounts`]. Extended attributes of what cannot be opened are reached through
+/// `/proc`, which must be mounted.
+pub struct LocalTree {
+    root: OwnedFd,
+    shown: PathBuf,
+    device: u64,
+    cross_mounts: bool,
+    each_file: bool,
+    /// False where the kernel or a sandbox withholds `openat2(2)`.
+    resolve_at_once: bool,
+}
+
+impl LocalTree {
+    /// Opens an existing directory. `path` itself may be or lead through symlinks: whoever
+    /// names it means what it leads to.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is no directory, or `/proc` is not mounted.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let shown = path.as_ref();
+        let error = |source: io::Error| Error::Io {
+            operation: Operation::Open,
+            tree: shown.display().to_string(),
+            path: TreePath::root(),
+            source,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(shown, flags, Mode::empty()).map_err(|errno| error(errno.into()))?;
+        let tree = Self::from_directory(root, shown).map_err(error)?;
+        Ok(tree)
+    }
+
+    /// Takes over an open directory; `shown` is what messages call it.
+    ///
+    /// # Errors
+    /// When it is no directory, or `/proc` is not mounted.
+    pub fn from_directory(root: OwnedFd, shown: impl Into<PathBuf>) -> io::Result<Self> {
+        let stat = inspect::stat(root.as_fd(), b"")?;
+        if inspect::kind(&stat)? != EntryKind::Directory {
+            return Err(Errno::NOTDIR.into());
+        }
+        if inspect::stat_followed(&xattr::descriptor_path(root.as_fd())).is_err() {
+            return Err(io::Error::other("/proc is not mounted, and extended attributes need it"));
+        }
+        let resolve_at_once =
+            rustix::fs::openat2(&root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+                .is_ok();
+        let each_file = is_fuse(root.as_fd());
+        let device = inspect::device(&stat);
+        Ok(Self {
+            root,
+            shown: shown.into(),
+            device,
+            cross_mounts: false,
+            each_file,
+            resolve_at_once,
+        })
+    }
+
+    /// Visits what is mounted below, too.
+    #[must_use]
+    pub fn crossing_mounts(mut self) -> Self {
+        self.cross_mounts = true;
+        self
+    }
+
+    /// Chooses how what is written becomes durable.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.each_file = match durability {
+            Durability::Automatic => is_fuse(self.root.as_fd()),
+            Durability::Filesystem => false,
+            Durability::EachFile => true,
+        };
+        self
+    }
+
+    /// Opens `path` without following symlinks, anywhere in it.
+    fn open_below(&self, path: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut directory: Option<OwnedFd> = None;
+        let mut rest = path;
+        loop {
+            let at = directory.as_ref().map_or(self.root.as_fd(), |fd| fd.as_fd());
+            let head = self.next_step(rest);
+            if head == rest.len() {
+                let name = if rest.is_empty() { &b"."[..] } else { rest };
+                return self.open_step(at, name, flags, mode);
+            }
+            let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            directory = Some(self.open_step(at, &rest[..head], step, Mode::empty())?);
+            rest = &rest[head + 1..];
+        }
+    }
+
+    /// How much of a path the kernel is given at once.
+    fn next_step(&self, path: &[u8]) -> usize {
+        let slash = |bytes: &[u8]| bytes.iter().position(|byte| *byte == b'/');
+        if !self.resolve_at_once {
+            return slash(path).unwrap_or(path.len());
+        }
+        if path.len() <= PATH_CHUNK {
+            return path.len();
+        }
+        // Components are at most 255 bytes, so there is a slash.
+        path[..PATH_CHUNK].iter().rposition(|byte| *byte == b'/').unwrap_or(path.len())
+    }
+
+    fn open_step(
+        &self,
+        at: BorrowedFd<'_>,
+        path: &[u8],
+        flags: OFlags,
+        mode: Mode,
+    ) -> rustix::io::Result<OwnedFd> {
+        if self.resolve_at_once {
+            rustix::fs::openat2(at, path, flags, mode, BENEATH)
+        } else {
+            rustix::fs::openat(at, path, flags, mode)
+        }
+    }
+
+    /// The directory that holds `path`, and the name in it (`.` for the root).
+    fn parent<'a>(&'a self, path: &'a TreePath) -> rustix::io::Result<(Parent<'a>, &'a [u8])> {
+        match path.split() {
+            None => Ok((Parent::Root(self.root.as_fd()), b".")),
+            Some((b"", name)) => Ok((Parent::Root(self.root.as_fd()), name)),
+            Some((parent, name)) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                Ok((Parent::Below(self.open_below(parent, flags, Mode::empty())?), name))
+            }
+        }
+    }
+
+    fn error(&self, operation: Operation, path: &TreePath, source: impl Into<io::Error>) -> Error {
+        Error::Io { operation, tree: self.describe(), path: path.clone(), source: source.into() }
+    }
+
+    fn changed(&self, path: &TreePath) -> Error {
+        Error::Changed { tree: self.describe(), path: path.clone() }
+    }
+}
+
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+enum Parent<'a> {
+    Root(BorrowedFd<'a>),
+    Below(OwnedFd),
+}
+
+impl AsFd for Parent<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(fd) => fd.as_fd(),
+            Self::Below(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Whether a FUSE daemon stands behind the directory: `syncfs(2)` doesn't reach one.
+fn is_fuse(directory: BorrowedFd<'_>) -> bool {
+    const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+    rustix::fs::fstatfs(directory).is_ok_and(|stat| stat.f_type == FUSE_SUPER_MAGIC)
+}
+
+impl TreeReader for LocalTree {
+    fn describe(&self) -> String {
+        use std::os::unix::ffi::OsStrExt as _;
+        PathText(self.shown.as_os_str().as_bytes()).to_string()
+    }
+
+    fn walk<'a>(&'a self, exclude: Exclude<'a>) -> Result<Walk<'a>> {
+        Ok(Box::new(walk::LocalWalk::new(self, exclude)))
+    }
+
+    fn entry(&self, path: &TreePath) -> Result<Entry> {
+        let error = |errno| self.error(Operation::Inspect, path, errno);
+        let (parent, name) = self.parent(path).map_err(error)?;
+        let (entry, _) = self.inspect(parent.as_fd(), name, path.clone())?;
+        Ok(entry)
+    }
+
+    fn content(&self, entry: &Entry) -> Result<Box<dyn ContentReader>> {
+        self.open_content(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests;

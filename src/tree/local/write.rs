@@ -1,0 +1,146 @@
+//! Writing a local directory.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use super::super::error::{Error, Operation, Result};
+use super::super::path::TreePath;
+use super::super::types::{Entry, EntryKind, Metadata, Timestamp};
+use super::super::{ContentWriter, TreeReader as _, TreeWriter};
+use super::{LocalTree, inspect, xattr};
+
+/// Sets owner, attributes, mode and times of what the descriptor (of any kind, also `O_PATH`)
+/// stands for, in the order in which they don't undo each other: a new owner clears capabilities
+/// and set-user-ID bits, an ACL changes the mode, and everything moves the times.
+pub(super) fn apply(
+    fd: BorrowedFd<'_>,
+    metadata: &Metadata,
+) -> std::result::Result<(), (Operation, Errno)> {
+    let stat = inspect::stat(fd, b"").map_err(|errno| (Operation::Inspect, errno))?;
+    let path = xattr::descriptor_path(fd);
+    let (uid, gid) = (metadata.uid, metadata.gid);
+    if (stat.stx_uid, stat.stx_gid) != (uid, gid) {
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        rustix::fs::chownat(fd, c"", owner.0, owner.1, AtFlags::EMPTY_PATH)
+            .map_err(|errno| (Operation::SetOwner, errno))?;
+    }
+    xattr::replace_all(fd, &metadata.xattrs).map_err(|errno| (Operation::SetXattr, errno))?;
+    if metadata.kind != EntryKind::Symlink {
+        let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
+        rustix::fs::chmod(&*path, mode).map_err(|errno| (Operation::SetMode, errno))?;
+    }
+    let times = Timestamps {
+        last_access: timespec(metadata.accessed),
+        last_modification: timespec(metadata.modified),
+    };
+    // Through `/proc` a symlink's descriptor stands for the symlink itself.
+    rustix::fs::utimensat(rustix::fs::CWD, &*path, &times, AtFlags::empty())
+        .map_err(|errno| (Operation::SetTimes, errno))
+}
+
+fn timespec(time: Timestamp) -> Timespec {
+    Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() }
+}
+
+impl LocalTree {
+    /// Pins what is there without opening it: it can't be exchanged any more.
+    fn pin(&self, path: &TreePath) -> rustix::io::Result<OwnedFd> {
+        self.open_below(path.as_bytes(), OFlags::PATH, Mode::empty())
+    }
+}
+
+impl TreeWriter for LocalTree {
+    fn describe(&self) -> String {
+        super::super::TreeReader::describe(self)
+    }
+
+    fn existing(&self, path: &TreePath) -> Result<Option<Entry>> {
+        match self.entry(path) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create_directory(&self, path: &TreePath) -> Result<()> {
+        let error = |errno| self.error(Operation::Create, path, errno);
+        let (parent, name) = self.parent(path).map_err(error)?;
+        rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(error)
+    }
+
+    fn create_file(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>> {
+        self.create_content(path)
+    }
+
+    fn create_special(&self, path: &TreePath, metadata: &Metadata) -> Result<()> {
+        let error = |errno| self.error(Operation::Create, path, errno);
+        let (parent, name) = self.parent(path).map_err(error)?;
+        let node = |kind| {
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::mknodat(&parent, name, kind, mode, metadata.rdev)
+        };
+        match metadata.kind {
+            EntryKind::Symlink => rustix::fs::symlinkat(&*metadata.target.0, &parent, name),
+            EntryKind::Fifo => node(FileType::Fifo),
+            EntryKind::Socket => node(FileType::Socket),
+            EntryKind::CharacterDevice => node(FileType::CharacterDevice),
+            EntryKind::BlockDevice => node(FileType::BlockDevice),
+            EntryKind::Regular | EntryKind::Directory => {
+                return Err(Error::Kind {
+                    operation: Operation::Create,
+                    tree: super::super::TreeReader::describe(self),
+                    path: path.clone(),
+                    kind: metadata.kind,
+                });
+            }
+        }
+        .map_err(error)?;
+        self.set_metadata(path, metadata)
+    }
+
+    fn hard_link(&self, original: &TreePath, path: &TreePath) -> Result<()> {
+        let error = |errno| self.error(Operation::Link, path, errno);
+        let (from, from_name) = self.parent(original).map_err(error)?;
+        let (to, to_name) = self.parent(path).map_err(error)?;
+        rustix::fs::linkat(&from, from_name, &to, to_name, AtFlags::empty()).map_err(error)
+    }
+
+    fn set_metadata(&self, path: &TreePath, metadata: &Metadata) -> Result<()> {
+        let pinned = self.pin(path).map_err(|errno| self.error(Operation::Open, path, errno))?;
+        let stat = inspect::stat(pinned.as_fd(), b"")
+            .map_err(|errno| self.error(Operation::Inspect, path, errno))?;
+        if !inspect::kind(&stat).is_ok_and(|kind| kind == metadata.kind) {
+            return Err(self.changed(path));
+        }
+        apply(pinned.as_fd(), metadata)
+            .map_err(|(operation, errno)| self.error(operation, path, errno))?;
+        if self.each_file && metadata.kind == EntryKind::Directory {
+            self.sync_directory(path)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &TreePath) -> Result<()> {
+        self.remove_all(path)
+    }
+
+    fn sync(&self) -> Result<()> {
+        if self.each_file {
+            self.sync_directory(&TreePath::root())
+        } else {
+            rustix::fs::syncfs(&self.root)
+                .map_err(|errno| self.error(Operation::Sync, &TreePath::root(), errno))
+        }
+    }
+}
+
+impl LocalTree {
+    fn sync_directory(&self, path: &TreePath) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
+        self.open_below(path.as_bytes(), flags, Mode::empty())
+            .and_then(rustix::fs::fsync)
+            .map_err(|errno| self.error(Operation::Sync, path, errno))
+    }
+}
