@@ -3,6 +3,7 @@
 //! bytes. `docs/format.md` specifies the same to the byte.
 
 pub mod block;
+pub mod config;
 pub mod directory;
 pub mod header;
 pub mod journal;
