@@ -6,6 +6,14 @@
 //! can be played at one place. Errors are [`io::Error`]s that carry an errno
 //! ([`io::Error::raw_os_error`]).
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod conformance;
+#[allow(dead_code, reason = "the crash double, which uses the rest, follows")]
+pub mod memory;
+mod names;
+pub mod os;
+
 use std::any::Any;
 use std::io;
 
