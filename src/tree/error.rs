@@ -111,6 +111,17 @@ pub enum Error {
         /// What it is.
         kind: EntryKind,
     },
+    /// A file gave fewer bytes than its size, without having changed.
+    #[error("a file of {size} bytes ended after {end}")]
+    Short {
+        /// Its size.
+        size: u64,
+        /// Where it ended.
+        end: u64,
+    },
+    /// What was done could not be written down.
+    #[error("cannot record what was done: {0}")]
+    Record(#[source] io::Error),
     /// Somebody asked to stop.
     #[error("stopped on request")]
     Cancelled,
@@ -127,8 +138,10 @@ impl Error {
             Self::BadName { .. }
             | Self::Changed { .. }
             | Self::Kind { .. }
+            | Self::Short { .. }
             | Self::Cancelled
             | Self::Worker => None,
+            Self::Record(source) => source.raw_os_error(),
         }
     }
 
@@ -139,7 +152,7 @@ impl Error {
             | Self::BadName { path, .. }
             | Self::Changed { path, .. }
             | Self::Kind { path, .. } => Some(path),
-            Self::Cancelled | Self::Worker => None,
+            Self::Short { .. } | Self::Record(_) | Self::Cancelled | Self::Worker => None,
         }
     }
 }

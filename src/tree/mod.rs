@@ -8,15 +8,20 @@
 //! here follows a symlink.
 
 mod bytes;
+mod compare;
+mod copy;
 mod error;
 mod local;
 mod manifest;
 mod path;
 #[cfg(test)]
 pub(crate) mod sample;
+mod stream;
 mod types;
 
 pub use bytes::ByteString;
+pub use compare::{CompareOptions, Comparison, Difference, Mismatch, compare, compare_manifest};
+pub use copy::{Copied, CopyOptions, OutsideLink, copy};
 pub use error::{Error, Operation, Result};
 pub use local::{Durability, LocalTree};
 pub use manifest::{Manifest, ManifestEntry};
@@ -37,6 +42,21 @@ pub type Exclude<'a> = &'a (dyn Fn(&TreePath, EntryKind) -> bool + Sync);
 pub fn exclude_nothing(_: &TreePath, _: EntryKind) -> bool {
     false
 }
+
+/// Hears how a long operation gets on; from several threads at once.
+pub trait Progress: Sync {
+    /// So many bytes of content more are done, holes included.
+    fn bytes(&self, count: u64) {
+        let _ = count;
+    }
+    /// One entry more is done.
+    fn entry(&self, path: &TreePath) {
+        let _ = path;
+    }
+}
+
+/// Nobody listens.
+impl Progress for () {}
 
 /// Something that a tree can be read from. Usable from several threads at once.
 pub trait TreeReader: Send + Sync {
