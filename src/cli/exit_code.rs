@@ -17,7 +17,7 @@ pub enum ExitCode {
     WrongSecret = 10,
     /// There is no vault at that path.
     NotAVault = 11,
-    /// `vault.json` is damaged or was tampered with.
+    /// `vault.json` is truncated or otherwise damaged.
     ConfigDamaged = 12,
     /// The vault needs a newer version of the program.
     UnsupportedVersion = 13,
@@ -61,6 +61,8 @@ pub enum ExitCode {
     PermissionDenied = 32,
     /// A profile is wrong or missing.
     Profile = 33,
+    /// `vault.json` was altered: its checksum or its authentication does not fit.
+    ConfigAltered = 34,
     /// Interrupted from the keyboard (`SIGINT`).
     Interrupted = 130,
     /// Asked to end (`SIGTERM`).
@@ -69,7 +71,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -97,6 +99,7 @@ impl ExitCode {
         Self::NotResponding,
         Self::PermissionDenied,
         Self::Profile,
+        Self::ConfigAltered,
         Self::Interrupted,
         Self::Terminated,
     ];
@@ -141,6 +144,7 @@ impl ExitCode {
             Self::NotResponding => "not-responding",
             Self::PermissionDenied => "permission-denied",
             Self::Profile => "profile",
+            Self::ConfigAltered => "config-altered",
             Self::Interrupted => "interrupted",
             Self::Terminated => "terminated",
         }
@@ -154,7 +158,7 @@ impl ExitCode {
             Self::Usage => "The command line makes no sense.",
             Self::WrongSecret => "The passphrase, key file or recovery key opens no key slot.",
             Self::NotAVault => "There is no vault at that path.",
-            Self::ConfigDamaged => "`vault.json` is damaged or was tampered with.",
+            Self::ConfigDamaged => "`vault.json` is truncated or otherwise damaged.",
             Self::UnsupportedVersion => "The vault needs a newer version of the program.",
             Self::VaultInUse => "Another process holds the vault.",
             Self::AlreadyExists => "The target exists already, or is not empty.",
@@ -176,6 +180,9 @@ impl ExitCode {
             Self::NotResponding => "The mount's process is gone or does not answer.",
             Self::PermissionDenied => "The operating system denied access.",
             Self::Profile => "A profile is wrong or missing.",
+            Self::ConfigAltered => {
+                "`vault.json` was altered: its checksum or its authentication does not fit."
+            }
             Self::Interrupted => "Interrupted from the keyboard (`SIGINT`).",
             Self::Terminated => "Asked to end (`SIGTERM`).",
         }

@@ -10,6 +10,7 @@ pub mod exit_code;
 pub mod failure;
 pub mod output;
 pub mod prompt;
+mod vault_failure;
 
 use std::ffi::OsString;
 use std::process;

@@ -398,6 +398,13 @@ impl SealedConfig {
         }
     }
 
+    /// What a forger without the key makes of it.
+    #[cfg(test)]
+    pub(crate) fn forged(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
     fn checksum(&self) -> [u8; HASH_LEN] {
         let mut canonical = self.config.canonical(CHECKSUM_LABEL);
         canonical.field(&self.mac);
