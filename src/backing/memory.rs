@@ -23,7 +23,7 @@ use rustix::io::Errno;
 pub(super) use self::content::PAGE;
 use self::file::{MemoryFile, Mode};
 pub(super) use self::operations::{Event, Record};
-use self::operations::{LINKS_MAX, Shared, TARGET_MAX, effective_owner};
+use self::operations::{LINKS_MAX, Shared, TARGET_MAX, check_xattr_sizes, effective_owner};
 use self::state::{Body, ROOT};
 pub(super) use self::state::{Change, InodeId, State};
 use super::{
@@ -154,9 +154,6 @@ impl Directory for MemoryDirectory {
 
     fn create_file(&self, name: &[u8], mode: u32) -> io::Result<Box<dyn File>> {
         let name = names::component(name)?;
-        if name == b"." {
-            return Err(Errno::ISDIR.into());
-        }
         let mut shared = self.handle.lock();
         let id = shared.create(self.handle.id, name, FileKind::Regular, mode, 0, b"")?;
         Ok(self.file(&mut shared, id, Mode::ReadWrite))
@@ -296,6 +293,7 @@ impl Directory for MemoryDirectory {
 
     fn get_xattr(&self, name: &[u8], attribute: &[u8]) -> io::Result<Vec<u8>> {
         let name = names::component(name)?;
+        check_xattr_sizes(attribute, b"")?;
         let shared = self.handle.lock();
         shared.get_xattr(shared.find(self.handle.id, name)?, attribute)
     }
@@ -314,6 +312,7 @@ impl Directory for MemoryDirectory {
         mode: XattrMode,
     ) -> io::Result<()> {
         let name = names::component(name)?;
+        check_xattr_sizes(attribute, value)?;
         let mut shared = self.handle.lock();
         let id = shared.find(self.handle.id, name)?;
         shared.set_xattr(id, attribute, value, mode)
@@ -321,6 +320,7 @@ impl Directory for MemoryDirectory {
 
     fn remove_xattr(&self, name: &[u8], attribute: &[u8]) -> io::Result<()> {
         let name = names::component(name)?;
+        check_xattr_sizes(attribute, b"")?;
         let mut shared = self.handle.lock();
         let id = shared.find(self.handle.id, name)?;
         shared.remove_xattr(id, attribute)

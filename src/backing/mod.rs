@@ -9,6 +9,10 @@
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod conformance;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod differential;
+pub mod fault;
 #[allow(dead_code, reason = "the crash double, which uses the rest, follows")]
 pub mod memory;
 mod names;

@@ -229,9 +229,7 @@ impl Shared {
         value: &[u8],
         mode: XattrMode,
     ) -> io::Result<()> {
-        if value.len() > 64 << 10 {
-            return Err(Errno::TOOBIG.into());
-        }
+        check_xattr_sizes(attribute, value)?;
         let inode = self.inode(id)?;
         check_xattr_change(inode.kind, attribute)?;
         match (mode, inode.xattrs.contains_key(attribute)) {
@@ -358,13 +356,22 @@ pub(super) fn effective_owner() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
-fn check_xattr_name(attribute: &[u8]) -> io::Result<()> {
+/// What is refused before the file is even looked for.
+pub(super) fn check_xattr_sizes(attribute: &[u8], value: &[u8]) -> io::Result<()> {
     if attribute.contains(&0) {
         return Err(Errno::INVAL.into());
     }
     if attribute.is_empty() || attribute.len() > 255 {
         return Err(Errno::RANGE.into());
     }
+    if value.len() > 64 << 10 {
+        return Err(Errno::TOOBIG.into());
+    }
+    Ok(())
+}
+
+fn check_xattr_name(attribute: &[u8]) -> io::Result<()> {
+    check_xattr_sizes(attribute, b"")?;
     const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
     let known = SPACES.iter().any(|space| attribute.starts_with(space))
         || attribute == b"system.posix_acl_access"
