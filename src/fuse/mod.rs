@@ -1,1 +1,21 @@
-//! Owns the adapter between the kernel's FUSE protocol and the vault core; the only place that names `fuser`.
+//! Owns the adapter between the kernel's FUSE protocol and the vault core, and mounting; the only
+//! place that names `fuser`. It must know nothing of keys or formats: it serves whatever answers
+//! [`Operations`].
+
+mod access;
+mod adapter;
+mod convert;
+mod error;
+mod mount;
+mod operations;
+mod processes;
+mod seek;
+mod session;
+mod table;
+
+pub use error::{MountError, ServeError, UnmountError};
+pub use mount::{Detach, Health, KernelOptions, MountPoint, health};
+pub use operations::Operations;
+pub use processes::{Holder, holders};
+pub use session::{MountOptions, MountedVault, UnmountFailure};
+pub use table::{MountEntry, absolute, mounted_on, mounts};

@@ -1,0 +1,802 @@
+//! The kernel's requests, each handed to one operation of the core and answered with its result
+//! or errno. No knowledge of its own but the protocol's.
+//!
+//! A panic in an operation answers that request with `EIO` and a line in the log; the mount lives
+//! on. The vault has one owner, so whatever the kernel was told stays true until the kernel itself
+//! changes it: names, absent names and attributes are given to it for good.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::access::permits;
+use super::convert::{
+    fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
+};
+use super::operations::Operations;
+use super::seek::{Seek, Seeker};
+use crate::backing::{Access, RenameMode};
+use crate::vault::{self, Caller, DirectoryEntry, InodeNumber, SeekWhence, SetAttributes};
+
+/// How long the kernel may believe what it was told: for good, in practice.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Bytes in the largest write and read; the kernel's own limit by default (256 pages).
+const MAX_WRITE: u32 = 1024 * 1024;
+/// Read-ahead and writeback requests that may be under way at once.
+const MAX_BACKGROUND: u16 = 64;
+
+/// What is asked of every kernel that offers it. To be left out, because `fuser` 0.18 cannot
+/// honour them: `OVER_IO_URING`, `SETXATTR_EXT`, `ALLOW_IDMAP`, `SECURITY_CTX` and
+/// `CREATE_SUPP_GROUP`.
+const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
+    .union(InitFlags::FUSE_BIG_WRITES)
+    .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_WRITEBACK_CACHE)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(InitFlags::FUSE_ASYNC_DIO)
+    // The core applies the umask: a directory's default ACL takes its place.
+    .union(InitFlags::FUSE_DONT_MASK);
+
+/// How a filesystem is served.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterSettings {
+    /// The kernel checks permissions by mode and ACL. Needed where several users come; costs a
+    /// message for every name made or removed, so not used where only the owner comes.
+    pub kernel_permissions: bool,
+    /// Opening a file sends no message. Only where the daemon may open whatever the kernel lets
+    /// be opened; else opening is where the filesystem below refuses.
+    pub stateless_opens: bool,
+}
+
+/// A core, served to the kernel.
+pub(super) struct Adapter<C> {
+    core: Arc<C>,
+    settings: AdapterSettings,
+    /// Whether the kernel takes `ENOSYS` for "opens need no message".
+    stateless_opens: AtomicBool,
+    stateless_directory_opens: AtomicBool,
+    seeker: Seeker<C>,
+}
+
+thread_local! {
+    /// What is read goes through here, so that reading allocates nothing.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<C: Operations> Adapter<C> {
+    pub(super) fn new(core: Arc<C>, settings: AdapterSettings, seeker: Seeker<C>) -> Self {
+        Self {
+            core,
+            settings,
+            stateless_opens: AtomicBool::new(false),
+            stateless_directory_opens: AtomicBool::new(false),
+            seeker,
+        }
+    }
+
+    /// Runs one operation of the core.
+    fn call<T>(
+        &self,
+        operation: &'static str,
+        body: impl FnOnce(&C) -> vault::Result<T>,
+    ) -> Result<T, Errno> {
+        guarded(operation, || body(&self.core))
+    }
+
+    fn answer(
+        &self,
+        operation: &'static str,
+        reply: ReplyEmpty,
+        body: impl FnOnce(&C) -> vault::Result<()>,
+    ) {
+        match self.call(operation, body) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn answer_entry(
+        &self,
+        operation: &'static str,
+        reply: ReplyEntry,
+        body: impl FnOnce(&C) -> vault::Result<vault::Entry>,
+    ) {
+        match self.call(operation, body) {
+            Ok(entry) => reply.entry(
+                &FOREVER,
+                &file_attributes(&entry.attributes),
+                Generation(entry.generation),
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// Set-user-ID, set-group-ID and file capabilities go when somebody without privilege changes
+    /// what a file holds.
+    fn drop_privileges(&self, ino: InodeNumber) -> Result<(), Errno> {
+        let changes = SetAttributes { kill_privileges: true, ..SetAttributes::default() };
+        self.call("setattr", |core| core.set_attributes(ino, &changes)).map(drop)
+    }
+}
+
+/// Runs `body`; a panic becomes `EIO`.
+pub(super) fn guarded<T>(
+    operation: &'static str,
+    body: impl FnOnce() -> vault::Result<T>,
+) -> Result<T, Errno> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(errno(&error)),
+        Err(_) => {
+            tracing::error!(
+                operation,
+                "a bug: the operation panicked; it was answered with EIO, the mount goes on"
+            );
+            Err(Errno::EIO)
+        }
+    }
+}
+
+/// The errno of an error. `ENOSYS` would switch the operation off for the whole mount, and a file
+/// system below that says so means this one call.
+fn errno(error: &vault::Error) -> Errno {
+    match error.errno() {
+        libc::ENOSYS => Errno::EOPNOTSUPP,
+        code => Errno::from_i32(code),
+    }
+}
+
+fn caller(request: &Request, umask: u32) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), umask }
+}
+
+impl<C: Operations> Filesystem for Adapter<C> {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let offered = config.capabilities();
+        let mut wanted = WANTED;
+        if self.settings.kernel_permissions {
+            // This one makes the kernel check permissions, asked for or not.
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        // What is not offered is done without; every kernel since 5.10 offers all of it.
+        let _ = config.add_capabilities(wanted & offered);
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let stateless = self.settings.stateless_opens;
+        self.stateless_opens.store(
+            stateless && offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
+            Ordering::Relaxed,
+        );
+        self.stateless_directory_opens.store(
+            stateless && offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+            Ordering::Relaxed,
+        );
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.call("lookup", |core| match core.lookup(inode(parent), name.as_bytes()) {
+            Err(vault::Error::NotFound) => Ok(None),
+            other => other.map(Some),
+        });
+        match found {
+            Ok(Some(entry)) => reply.entry(
+                &FOREVER,
+                &file_attributes(&entry.attributes),
+                Generation(entry.generation),
+            ),
+            Ok(None) => reply.entry(&FOREVER, &no_file(), Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        let _ = self.call("forget", |core| {
+            core.forget(inode(ino), count);
+            Ok(())
+        });
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        match self.call("getattr", |core| core.attributes(inode(ino))) {
+            Ok(attributes) => reply.attr(&FOREVER, &file_attributes(&attributes)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _changed: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _created: Option<SystemTime>,
+        _change_time: Option<SystemTime>,
+        _backed_up: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = SetAttributes {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            accessed: set_time(accessed),
+            modified: set_time(modified),
+            // The kernel's own flag for it is not delivered; root is who has CAP_FSETID.
+            kill_privileges: size.is_some() && request.uid() != 0,
+        };
+        match self.call("setattr", |core| core.set_attributes(inode(ino), &changes)) {
+            Ok(attributes) => reply.attr(&FOREVER, &file_attributes(&attributes)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.call("readlink", |core| core.read_link(inode(ino))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request, umask);
+        self.answer_entry("mknod", reply, |core| {
+            core.make_node(&caller, inode(parent), name.as_bytes(), mode, rdev)
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request, umask);
+        self.answer_entry("mkdir", reply, |core| {
+            core.make_directory(&caller, inode(parent), name.as_bytes(), mode & 0o7777)
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.answer("unlink", reply, |core| core.unlink(inode(parent), name.as_bytes()));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.answer("rmdir", reply, |core| core.remove_directory(inode(parent), name.as_bytes()));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request, 0);
+        self.answer_entry("symlink", reply, |core| {
+            let target = target.as_os_str().as_bytes();
+            core.make_symlink(&caller, inode(parent), name.as_bytes(), target)
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.answer("rename", reply, |core| {
+            core.rename(
+                inode(parent),
+                name.as_bytes(),
+                inode(new_parent),
+                new_name.as_bytes(),
+                mode,
+            )
+        });
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.answer_entry("link", reply, |core| {
+            core.hard_link(inode(ino), inode(parent), name.as_bytes())
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.stateless_opens.load(Ordering::Relaxed) {
+            return reply.error(Errno::ENOSYS);
+        }
+        // With the kernel's writeback cache a file open for writing is read, too.
+        let access = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Access::Read,
+            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::ReadWrite,
+        };
+        let opened = self.call("open", |core| {
+            // The core may have the file open already, with the permissions of another day.
+            if !self.settings.kernel_permissions {
+                let attributes = core.attributes(inode(ino))?;
+                let mask = match flags.acc_mode() {
+                    OpenAccMode::O_RDONLY => AccessFlags::R_OK,
+                    OpenAccMode::O_WRONLY => AccessFlags::W_OK,
+                    OpenAccMode::O_RDWR => AccessFlags::R_OK | AccessFlags::W_OK,
+                };
+                if attributes.uid == request.uid() && !permits(&attributes, request, mask) {
+                    return Err(io::Error::from_raw_os_error(libc::EACCES).into());
+                }
+            }
+            core.open(inode(ino), access)
+        });
+        match opened {
+            Ok(()) => {
+                if access == Access::ReadWrite {
+                    self.seeker.opened_for_writing(inode(ino));
+                }
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Ok(size) = usize::try_from(size) else { return reply.error(Errno::EINVAL) };
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let buffer = &mut buffer[..size];
+            match self.call("read", |core| core.read(inode(ino), offset, buffer)) {
+                Ok(count) => reply.data(&buffer[..count.min(size)]),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let ino = inode(ino);
+        let written = self.call("write", |core| core.write(ino, offset, data)).and_then(|()| {
+            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                self.drop_privileges(ino)?;
+            }
+            u32::try_from(data.len()).map_err(|_| Errno::EINVAL)
+        });
+        match written {
+            Ok(count) => reply.written(count),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // The kernel writes its pages on close without being asked, and nothing is buffered here:
+        // it need not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            self.seeker.closed_for_writing(inode(ino));
+        }
+        self.answer("release", reply, |core| {
+            core.release(inode(ino));
+            Ok(())
+        });
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.answer("fsync", reply, |core| core.sync(inode(ino), data_only));
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.stateless_directory_opens.load(Ordering::Relaxed) {
+            return reply.error(Errno::ENOSYS);
+        }
+        let allowed = self.settings.kernel_permissions
+            || match self.call("opendir", |core| core.attributes(inode(ino))) {
+                Ok(attributes) => permits(&attributes, request, AccessFlags::R_OK),
+                Err(errno) => return reply.error(errno),
+            };
+        if allowed {
+            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+            reply.opened(FileHandle(0), flags);
+        } else {
+            reply.error(Errno::EACCES);
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mut any = false;
+        let mut sink = |entry: DirectoryEntry<'_>| {
+            let full = reply.add(
+                INodeNo(entry.ino.0),
+                entry.next_cookie,
+                file_type(entry.kind),
+                OsStr::from_bytes(entry.name),
+            );
+            any |= !full;
+            !full
+        };
+        let listed =
+            self.call("readdir", |core| core.read_directory(inode(ino), offset, false, &mut sink));
+        match listed {
+            Err(errno) if !any => reply.error(errno),
+            // What was listed before the error counts; the next request meets it first.
+            _ => reply.ok(),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let mut any = false;
+        let mut sink = |entry: DirectoryEntry<'_>| {
+            // `.` and `..` have no attributes, and the kernel takes none for them.
+            let (attributes, generation) = match entry.entry {
+                Some(entry) => (file_attributes(&entry.attributes), entry.generation),
+                None => {
+                    let mut attributes = no_file();
+                    attributes.ino = INodeNo(entry.ino.0);
+                    attributes.kind = file_type(entry.kind);
+                    (attributes, 0)
+                }
+            };
+            let full = reply.add(
+                attributes.ino,
+                entry.next_cookie,
+                OsStr::from_bytes(entry.name),
+                &FOREVER,
+                &attributes,
+                Generation(generation),
+            );
+            any |= !full;
+            !full
+        };
+        let listed = self
+            .call("readdirplus", |core| core.read_directory(inode(ino), offset, true, &mut sink));
+        match listed {
+            Err(errno) if !any => reply.error(errno),
+            _ => reply.ok(),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.answer("fsyncdir", reply, |core| core.sync_directory(inode(ino)));
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.call("statfs", |core| core.filesystem_stat()) {
+            Ok(stat) => {
+                let block_size = u32::try_from(stat.block_size).unwrap_or(4096);
+                reply.statfs(
+                    stat.blocks,
+                    stat.blocks_free,
+                    stat.blocks_available,
+                    stat.files,
+                    stat.files_free,
+                    block_size,
+                    u32::try_from(stat.name_max).unwrap_or(255),
+                    block_size,
+                );
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(mode) = xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
+        self.answer("setxattr", reply, |core| {
+            core.set_xattr(inode(ino), name.as_bytes(), value, mode)
+        });
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        match self.call("getxattr", |core| core.get_xattr(inode(ino), name.as_bytes())) {
+            Ok(value) => answer_sized(&value, size, reply),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.call("listxattr", |core| core.list_xattr(inode(ino))) {
+            Ok(names) => {
+                let mut list = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
+                for name in &names {
+                    list.extend_from_slice(name);
+                    list.push(0);
+                }
+                answer_sized(&list, size, reply);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.answer("removexattr", reply, |core| core.remove_xattr(inode(ino), name.as_bytes()));
+    }
+
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        // Asked by access(2) and chdir(2) where the kernel does not check permissions itself.
+        match self.call("access", |core| core.attributes(inode(ino))) {
+            Ok(attributes) if permits(&attributes, request, mask) => reply.ok(),
+            Ok(_) => reply.error(Errno::EACCES),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let caller = caller(request, umask);
+        let created = self.call("create", |core| {
+            core.create(&caller, inode(parent), name.as_bytes(), mode & 0o7777)
+        });
+        match created {
+            Ok(entry) => {
+                if OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY {
+                    self.seeker.opened_for_writing(entry.attributes.ino);
+                }
+                reply.created(
+                    &FOREVER,
+                    &file_attributes(&entry.attributes),
+                    Generation(entry.generation),
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                );
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn bmap(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _block_size: u32,
+        _index: u64,
+        reply: ReplyBmap,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _notifier: fuser::PollNotifier,
+        _events: fuser::PollEvents,
+        _flags: fuser::PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // Always ready, as any regular file; the kernel need not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(mode) = fallocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        let ino = inode(ino);
+        let done = self
+            .call("fallocate", |core| core.fallocate(ino, mode, offset, len))
+            .and_then(|()| if request.uid() == 0 { Ok(()) } else { self.drop_privileges(ino) });
+        match done {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let whence = match whence {
+            libc::SEEK_DATA => SeekWhence::Data,
+            libc::SEEK_HOLE => SeekWhence::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let seek = Seek { ino: inode(ino), offset, whence, pid: request.pid(), reply };
+        self.seeker.seek(&self.core, seek);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        _handle_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _handle_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel then copies through its page cache, which sees what is not written back yet.
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+/// Answers with `value`, or its length where `size` is 0.
+fn answer_sized(value: &[u8], size: u32, reply: ReplyXattr) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}

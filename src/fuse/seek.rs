@@ -1,0 +1,174 @@
+//! `lseek(2)` for data and holes.
+//!
+//! The kernel sends it on without writing back what its page cache holds, so the core would take
+//! fresh data for a hole, and whoever copies files by their holes would lose it. (Linux 6.18 still
+//! does.) Before the core is asked, the file's dirty pages are therefore written back:
+//!
+//! - Where the daemon sees files being opened, it knows which may have any: those open for
+//!   writing.
+//! - Else, and for those, it opens the file anew through the descriptor that the caller seeks on
+//!   (`/proc/PID/fd`), and starts and awaits its writeback, which keeps the cache.
+//! - Where it may not look there (another PID namespace), it makes the kernel drop its cache of
+//!   the file, which writes dirty pages back first.
+//!
+//! Writing back sends requests to the threads that serve them, so none of those may wait for it:
+//! a thread of its own does.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::Sender;
+use fuser::{INodeNo, Notifier, ReplyLseek};
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, makedev};
+
+use super::adapter::guarded;
+use super::mount::write_back;
+use super::operations::Operations;
+use crate::vault::{InodeNumber, SeekWhence};
+
+/// At most so many descriptors of a caller are looked at.
+const MAX_DESCRIPTORS: usize = 4096;
+
+/// What becomes known when the mount is there.
+pub(super) struct Connection {
+    pub(super) device: (u32, u32),
+    pub(super) notifier: Notifier,
+}
+
+/// Answers seeks.
+pub(super) struct Seeker<C> {
+    /// How often each file is open for writing; `None` where opening sends no message.
+    writers: Option<Mutex<HashMap<InodeNumber, u64>>>,
+    jobs: Option<Sender<Job<C>>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+/// One seek.
+pub(super) struct Seek {
+    pub(super) ino: InodeNumber,
+    pub(super) offset: u64,
+    pub(super) whence: SeekWhence,
+    /// Who seeks.
+    pub(super) pid: u32,
+    pub(super) reply: ReplyLseek,
+}
+
+struct Job<C> {
+    core: Arc<C>,
+    seek: Seek,
+}
+
+impl<C: Operations> Seeker<C> {
+    pub(super) fn new(
+        opens_are_seen: bool,
+        connection: Arc<OnceLock<Connection>>,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = crossbeam_channel::unbounded::<Job<C>>();
+        let worker = thread::Builder::new().name("seek".into()).spawn(move || {
+            for job in queue {
+                if let Some(connection) = connection.get() {
+                    write_back_pages(connection, job.seek.ino, job.seek.pid);
+                }
+                answer(&*job.core, job.seek);
+            }
+        })?;
+        Ok(Self {
+            writers: opens_are_seen.then(Mutex::default),
+            jobs: Some(jobs),
+            worker: Some(worker),
+        })
+    }
+
+    pub(super) fn opened_for_writing(&self, ino: InodeNumber) {
+        if let Some(writers) = &self.writers {
+            *writers.lock().entry(ino).or_default() += 1;
+        }
+    }
+
+    /// The kernel wrote the file's pages back before it said so.
+    pub(super) fn closed_for_writing(&self, ino: InodeNumber) {
+        if let Some(writers) = &self.writers {
+            let mut writers = writers.lock();
+            if let Some(count) = writers.get_mut(&ino) {
+                *count -= 1;
+                if *count == 0 {
+                    writers.remove(&ino);
+                }
+            }
+        }
+    }
+
+    pub(super) fn seek(&self, core: &Arc<C>, seek: Seek) {
+        let clean =
+            self.writers.as_ref().is_some_and(|writers| !writers.lock().contains_key(&seek.ino));
+        match &self.jobs {
+            Some(jobs) if !clean => {
+                // The worker ends only after us. If it is gone all the same, the request, dropped
+                // with the job, is answered with EIO.
+                let _ = jobs.send(Job { core: Arc::clone(core), seek });
+            }
+            _ => answer(&**core, seek),
+        }
+    }
+}
+
+impl<C> Drop for Seeker<C> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+fn answer<C: Operations>(core: &C, seek: Seek) {
+    match guarded("lseek", || core.seek(seek.ino, seek.offset, seek.whence)) {
+        Ok(found) => seek.reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+        Err(errno) => seek.reply.error(errno),
+    }
+}
+
+fn write_back_pages(connection: &Connection, ino: InodeNumber, pid: u32) {
+    let through_caller =
+        caller_file(connection.device, ino, pid).is_some_and(|file| write_back(&file).is_ok());
+    if !through_caller {
+        // An error means that the kernel knows no such inode (any more).
+        let _ = connection.notifier.inval_inode(INodeNo(ino.0), 0, 0);
+    }
+}
+
+/// The file, opened anew through a descriptor of the process that seeks on it.
+fn caller_file(device: (u32, u32), ino: InodeNumber, pid: u32) -> Option<OwnedFd> {
+    if pid == 0 {
+        return None;
+    }
+    let device = makedev(device.0, device.1);
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().take(MAX_DESCRIPTORS) {
+        let path = entry.path();
+        if is_file(CWD, &path, device, ino) {
+            // The caller's other threads may have put another file there since; merely opening
+            // some devices does something. So it is pinned, looked at again, and opened then.
+            let pin =
+                rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+            if is_file(&pin, Path::new(""), device, ino) {
+                let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
+                return rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    .ok();
+            }
+        }
+    }
+    None
+}
+
+fn is_file(directory: impl AsFd, path: &Path, device: u64, ino: InodeNumber) -> bool {
+    // What is cached will do, and a descriptor on a filesystem that hangs shall not hold us up.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+    rustix::fs::statx(directory, path, flags, StatxFlags::INO).is_ok_and(|found| {
+        found.stx_ino == ino.0 && makedev(found.stx_dev_major, found.stx_dev_minor) == device
+    })
+}

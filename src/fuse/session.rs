@@ -1,0 +1,200 @@
+//! A mounted filesystem in this process: served by its own threads until it is unmounted.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use fuser::{Config, Session, SessionACL};
+use parking_lot::Mutex;
+
+use super::adapter::{Adapter, AdapterSettings};
+use super::error::{MountError, ServeError, UnmountError};
+use super::mount::{Detach, KernelOptions, MountPoint, attach, detach, tune};
+use super::operations::Operations;
+use super::processes::holders;
+use super::seek::{Connection, Seeker};
+use super::table::mounted_on;
+
+/// How a filesystem is mounted.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// What the kernel sees.
+    pub kernel: KernelOptions,
+    /// Mount over a directory that holds files.
+    pub allow_nonempty: bool,
+    /// Threads that serve; one a CPU, and at least two, where not given.
+    pub threads: Option<usize>,
+}
+
+/// A filesystem that is mounted and served by this process.
+///
+/// Dropped, it is unmounted, lazily if it is busy.
+pub struct MountedVault {
+    mount_point: PathBuf,
+    device: (u32, u32),
+    worker: Mutex<Option<JoinHandle<Result<(), ServeError>>>>,
+    ended: Receiver<()>,
+}
+
+/// Between two tries to unmount.
+const RETRY: Duration = Duration::from_millis(20);
+
+impl MountedVault {
+    /// Mounts `core` on `mount_point`; returns when it can be used.
+    ///
+    /// `vault` is the path that the mount table will name.
+    ///
+    /// # Errors
+    /// What is wrong with the mount point, what is missing, or who refused. The core is closed.
+    pub fn mount<C: Operations>(
+        core: C,
+        vault: &Path,
+        mount_point: &MountPoint,
+        options: &MountOptions,
+    ) -> Result<Self, MountError> {
+        let root = rustix::process::geteuid().is_root();
+        let mut kernel = options.kernel;
+        // Where several users come, somebody must check what each may do.
+        kernel.default_permissions |= kernel.allow_other;
+        let settings = AdapterSettings {
+            kernel_permissions: kernel.default_permissions,
+            stateless_opens: root || kernel.default_permissions,
+        };
+        let core = Arc::new(core);
+        let connection = match attach(mount_point, vault, &kernel) {
+            Ok(connection) => connection,
+            Err(error) => {
+                close(core);
+                return Err(error);
+            }
+        };
+        let known = Arc::new(OnceLock::new());
+        let seeker = Seeker::new(!settings.stateless_opens, Arc::clone(&known));
+        let mut config = Config::default();
+        config.n_threads = Some(options.threads.unwrap_or_else(default_threads));
+        // The kernel itself lets only those in whom the mount admits; `fuser`'s own check would
+        // turn its writeback away, which comes as root.
+        let session = seeker.and_then(|seeker| {
+            let adapter = Adapter::new(Arc::clone(&core), settings, seeker);
+            Session::from_fd(adapter, connection, SessionACL::All, config)
+        });
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                let _ = detach(mount_point.path(), Detach::Lazily);
+                close(core);
+                return Err(MountError::Connection(error));
+            }
+        };
+        let device = mounted_on(mount_point.path())
+            .ok()
+            .flatten()
+            .map(|entry| entry.device)
+            .unwrap_or_default();
+        let _ = known.set(Connection { device, notifier: session.notifier() });
+        let (sender, ended) = crossbeam_channel::bounded(0);
+        let worker = thread::Builder::new()
+            .name("mount".into())
+            .spawn(move || {
+                // Dropped when this thread ends, which is how whoever waits learns of it.
+                let _sender = sender;
+                let served = session.run().map_err(ServeError::Connection);
+                let closed = match Arc::into_inner(core) {
+                    Some(core) => core.close().map_err(ServeError::Close),
+                    None => Ok(()),
+                };
+                served.and(closed)
+            })
+            .map_err(MountError::Connection)?;
+        tune(device);
+        Ok(Self {
+            mount_point: mount_point.path().to_owned(),
+            device,
+            worker: Mutex::new(Some(worker)),
+            ended,
+        })
+    }
+
+    /// Where it is mounted.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Disconnects when the mount has ended and the core is closed.
+    pub fn ended(&self) -> &Receiver<()> {
+        &self.ended
+    }
+
+    /// Unmounts, trying for `patience` while it is busy, then waits until everything is durable
+    /// and the core is closed.
+    ///
+    /// # Errors
+    /// [`UnmountFailure::Unmount`], and it stays mounted; or the end of its service.
+    pub fn unmount(&self, patience: Duration) -> Result<(), UnmountFailure> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match detach(&self.mount_point, Detach::Cleanly) {
+                Ok(()) => break,
+                // Somebody else unmounted it.
+                Err(UnmountError::NotMounted(_)) => break,
+                Err(UnmountError::Busy { .. }) if Instant::now() < deadline => {
+                    thread::sleep(RETRY);
+                }
+                Err(UnmountError::Busy { path, .. }) => {
+                    let holders = holders(&path, self.device);
+                    return Err(UnmountError::Busy { path, holders }.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.wait()?)
+    }
+
+    /// Waits until it is unmounted, by whomever, and the core is closed.
+    ///
+    /// # Errors
+    /// When the service did not end well.
+    pub fn wait(&self) -> Result<(), ServeError> {
+        match self.worker.lock().take() {
+            Some(worker) => worker.join().unwrap_or(Err(ServeError::Panicked)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why [`MountedVault::unmount`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UnmountFailure {
+    /// It is still mounted.
+    #[error(transparent)]
+    Unmount(#[from] UnmountError),
+    /// It is unmounted, but its service did not end well.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl Drop for MountedVault {
+    fn drop(&mut self) {
+        if self.worker.lock().is_none() {
+            return;
+        }
+        if self.unmount(Duration::ZERO).is_err() {
+            let _ = detach(&self.mount_point, Detach::Lazily);
+        }
+    }
+}
+
+fn close<C: Operations>(core: Arc<C>) {
+    if let Some(core) = Arc::into_inner(core)
+        && let Err(error) = core.close()
+    {
+        tracing::warn!("closing the vault: {error}");
+    }
+}
+
+/// Threads by default: more only get in each other's way.
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(2, usize::from).max(2)
+}
