@@ -281,7 +281,7 @@ impl Operations for Passthrough {
         rustix::fs::renameat_with(&from.place, text(name)?, &to.place, text(new_name)?, flags)
             .map_err(fail)
     }
-    fn open(&self, ino: InodeNumber, _access: Access) -> Result<()> {
+    fn open_file(&self, ino: InodeNumber, _access: Access) -> Result<()> {
         self.content(&*self.node(ino)?).map(drop)
     }
     fn release(&self, _ino: InodeNumber) {}

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! segment header = "SRJOURNL" version (2) zero (6) generation (8) session (16)
-//!                  durable-until seconds (8) nanoseconds (4) zero (4) tag (16)     72 bytes
+//!                  first sequence (8) durable-until seconds (8) nanoseconds (4) zero (4)
+//!                  tag (16)                                                        80 bytes
 //! record         = kind (1) zero (3) payload length (4) sequence (8) payload tag (16)
 //! ```
 //! All integers are little-endian.
@@ -26,7 +27,7 @@ pub const BLOCKS_PREFIX_LEN: usize = 16;
 /// The longest payload that a reader accepts.
 pub const PAYLOAD_MAX: usize = 4 << 20;
 
-const SEGMENT_AUTHENTICATED: usize = 56;
+const SEGMENT_AUTHENTICATED: usize = 64;
 const MAGIC: &[u8; 8] = b"SRJOURNL";
 const VERSION: u16 = 1;
 
@@ -41,6 +42,8 @@ pub struct SegmentHeader {
     pub generation: u64,
     /// The mount that wrote the segment.
     pub session: SessionId,
+    /// The sequence number of its first record.
+    pub first_sequence: u64,
     /// Everything changed before this time (seconds and nanoseconds since 1970) is durable.
     pub durable_until: (i64, u32),
 }
@@ -237,8 +240,9 @@ impl JournalCodec {
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..24].copy_from_slice(&header.generation.to_le_bytes());
         bytes[24..40].copy_from_slice(&header.session.0);
-        bytes[40..48].copy_from_slice(&header.durable_until.0.to_le_bytes());
-        bytes[48..52].copy_from_slice(&header.durable_until.1.to_le_bytes());
+        bytes[40..48].copy_from_slice(&header.first_sequence.to_le_bytes());
+        bytes[48..56].copy_from_slice(&header.durable_until.0.to_le_bytes());
+        bytes[56..60].copy_from_slice(&header.durable_until.1.to_le_bytes());
         let data =
             AssociatedData::new(Domain::Journal, &[b"segment", &bytes[..SEGMENT_AUTHENTICATED]]);
         let tag = self.0.authenticate(Nonce::deterministic([0; NONCE_LEN]), &data);
@@ -261,9 +265,10 @@ impl JournalCodec {
         Some(SegmentHeader {
             generation: u64::from_le_bytes(authenticated[16..24].try_into().ok()?),
             session: SessionId(authenticated[24..40].try_into().ok()?),
+            first_sequence: u64::from_le_bytes(authenticated[40..48].try_into().ok()?),
             durable_until: (
-                i64::from_le_bytes(authenticated[40..48].try_into().ok()?),
-                u32::from_le_bytes(authenticated[48..52].try_into().ok()?),
+                i64::from_le_bytes(authenticated[48..56].try_into().ok()?),
+                u32::from_le_bytes(authenticated[56..60].try_into().ok()?),
             ),
         })
     }
@@ -412,8 +417,12 @@ mod tests {
 
     #[test]
     fn segment_headers_come_back_and_every_change_is_found() {
-        let header =
-            SegmentHeader { generation: 8, session: SessionId([1; 16]), durable_until: (-5, 6) };
+        let header = SegmentHeader {
+            generation: 8,
+            session: SessionId([1; 16]),
+            first_sequence: 4,
+            durable_until: (-5, 6),
+        };
         let bytes = codec().encode_header(&header);
         assert_eq!(codec().decode_header(&bytes), Some(header));
         for index in 0..bytes.len() {

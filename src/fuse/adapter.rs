@@ -388,7 +388,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
                     return Err(io::Error::from_raw_os_error(libc::EACCES).into());
                 }
             }
-            core.open(inode(ino), access)
+            core.open_file(inode(ino), access)
         });
         match opened {
             Ok(()) => {

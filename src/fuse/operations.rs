@@ -60,7 +60,7 @@ operations! {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<()>;
-    fn open(&self, ino: InodeNumber, access: Access) -> Result<()>;
+    fn open_file(&self, ino: InodeNumber, access: Access) -> Result<()>;
     fn release(&self, ino: InodeNumber) -> ();
     fn read(&self, ino: InodeNumber, offset: u64, buffer: &mut [u8]) -> Result<usize>;
     fn write(&self, ino: InodeNumber, offset: u64, data: &[u8]) -> Result<()>;

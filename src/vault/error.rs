@@ -62,7 +62,7 @@ pub enum Error {
 }
 
 /// A result of the core.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// The errno that an application sees.

@@ -2,16 +2,34 @@
 //! (inodes, files, directories, names, attributes and their encryption, over a
 //! [`crate::backing::Directory`]). It must know nothing of FUSE.
 
+mod attributes;
+mod checkpoint;
+mod codecs;
 mod config_file;
+mod content;
+mod core;
+mod descriptors;
+mod directory;
 mod error;
 mod filesystem;
+mod inode;
+mod journal;
+mod listing;
+mod namespace;
+mod recovery;
+mod resize;
+mod settle;
 mod setup;
 mod slots;
+mod sync;
 mod types;
 mod vault_error;
+mod write;
+mod xattrs;
 
 pub use error::{Error, Result};
-pub use filesystem::FileSystem;
+pub use filesystem::{FileSystem, LOCK_NAME, OpenError};
+pub use recovery::Recovered;
 pub use setup::{
     DERIVATION_TIME, Locked, OVERFLOW_NAME, TREE_NAME, Unlocked, Vault, calibrated_cost,
 };
@@ -21,3 +39,6 @@ pub use types::{
     SeekWhence, SetAttributes,
 };
 pub use vault_error::VaultError;
+
+#[cfg(test)]
+mod tests;

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config_file::{CONFIG_NAME, ConfigCopy, ConfigFile, LoadError};
+use super::filesystem::FileSystem;
 use super::slots::{NewSlot, insert, prepare};
 use super::vault_error::VaultError;
 use crate::backing::os::OsDirectory;
 use crate::backing::{Directory, FileKind};
 use crate::crypto::{Argon2Parameters, KdfError, MasterKey, Secret, UnwrapError};
 use crate::format::config::{Config, ConfigError, KeySlot, SealedConfig, SlotId, SlotKind};
-use crate::format::directory::{DirId, DirectoryCodec, RECORD_NAME};
 
 /// The directory of the ciphertext.
 pub const TREE_NAME: &str = "tree";
@@ -202,7 +202,9 @@ impl Vault<Unlocked> {
             root.make_directory(name.as_bytes(), DIRECTORY_MODE)
                 .map_err(failed("create", &path.join(name)))?;
         }
-        format_tree(&**root, &master).map_err(failed("write to", &path.join(TREE_NAME)))?;
+        FileSystem::format(&**root, &master).map_err(|error| {
+            failed("write to", &path.join(TREE_NAME))(io::Error::from_raw_os_error(error.errno()))
+        })?;
         root.sync().map_err(failed("sync", path))?;
         // Last: a directory without a configuration is no vault yet.
         let _guard = file.lock()?;
@@ -246,14 +248,6 @@ impl Prepared {
         let slot = first.ok_or(VaultError::NoSlots)?;
         Ok(Self { config, master, slot })
     }
-}
-
-/// Makes the ciphertext tree of a new vault: the record of its root directory.
-fn format_tree(root: &dyn Directory, master: &MasterKey) -> io::Result<()> {
-    let tree = root.open_directory(TREE_NAME.as_bytes())?;
-    let record = DirectoryCodec::new(&master.directory_key()).encode(DirId::random());
-    tree.make_symlink(&record, RECORD_NAME)?;
-    tree.sync()
 }
 
 impl Vault<Locked> {

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::crypto::{KeyFile, Passphrase, RecoveryKey};
 use crate::format::config::Derivation;
+use crate::format::directory::{DirectoryCodec, RECORD_NAME};
 
 fn passphrase(text: &str) -> Secret {
     Secret::Passphrase(Passphrase::new(Zeroizing::new(text.as_bytes().to_vec())).unwrap())

@@ -144,10 +144,12 @@ pub struct FilesystemOptions {
     pub journal: bool,
     /// How many file descriptors the core may keep.
     pub descriptors: usize,
+    /// The transport sets the times of written files itself (FUSE's writeback cache does).
+    pub kernel_keeps_times: bool,
 }
 
 impl Default for FilesystemOptions {
     fn default() -> Self {
-        Self { read_only: false, journal: true, descriptors: 512 }
+        Self { read_only: false, journal: true, descriptors: 512, kernel_keeps_times: false }
     }
 }

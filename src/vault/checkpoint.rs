@@ -1,0 +1,199 @@
+//! Emptying the journal: the blocks of a filled segment are written in place and synced, then the
+//! segment is retired and can be used again.
+//!
+//! A segment may only be retired when for each of its blocks either its own version is in place
+//! and synced, or a newer version is durable in the other segment.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::content::{Content, to_u64, with_scratch};
+use super::core::Core;
+use super::error::Result;
+use super::inode::Inode;
+use super::journal::{FileReference, Journal};
+use crate::backing::SetTime;
+use crate::format::layout::{BlockIndex, CIPHER_BLOCK_SIZE, cipher_size};
+
+/// The longest time between a change and its being durable without being asked.
+pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(4);
+
+/// Bytes written in place at once.
+const APPLY_RUN: usize = 1 << 20;
+
+impl Core {
+    /// The maintenance thread: commits periodically, empties filled segments, and after a quiet
+    /// interval empties the journal altogether. Ends when the core is closing.
+    pub(super) fn maintain(&self) {
+        let mut last_commit = std::time::Instant::now();
+        while !self.closing() {
+            match self.journal() {
+                Some(journal) => journal.wait_for_filled(Duration::from_millis(500)),
+                None => self.pause(Duration::from_millis(500)),
+            }
+            if let Err(error) = self.checkpoint_filled() {
+                tracing::error!(
+                    "the journal could not be written in place, which will be tried again: {error}"
+                );
+                self.pause(Duration::from_secs(1));
+            }
+            if last_commit.elapsed() >= COMMIT_INTERVAL {
+                last_commit = std::time::Instant::now();
+                self.commit_periodically();
+            }
+        }
+    }
+
+    fn commit_periodically(&self) {
+        let quiet = self
+            .journal()
+            .is_some_and(|journal| journal.take_activity() == 0 && journal.has_members());
+        let outcome =
+            self.commit_all().and_then(|()| if quiet { self.empty_journal() } else { Ok(()) });
+        if let Err(error) = outcome {
+            tracing::error!("the periodic commit failed and will be tried again: {error}");
+        }
+        self.create_journal_if_missing();
+    }
+
+    /// Empties the filled segment, where there is one.
+    pub(super) fn checkpoint_filled(&self) -> Result<()> {
+        let Some(journal) = self.journal() else { return Ok(()) };
+        let _one_at_a_time = self.checkpointing.lock();
+        let Some((generation, members)) = journal.filled() else { return Ok(()) };
+        journal.commit(u64::MAX)?;
+        for inode in &members {
+            self.apply(journal, inode, generation)?;
+        }
+        // Blocks whose newer version lies in the other segment: that version is durable after this.
+        journal.commit(u64::MAX)?;
+        for inode in &members {
+            if let Some(file) = inode.open_file() {
+                let (handle, orphan) = {
+                    let content = file.content.read();
+                    (content.handle.clone(), content.orphan)
+                };
+                if !orphan {
+                    handle.sync_data()?;
+                }
+            }
+        }
+        journal.retire(generation)?;
+        for inode in &members {
+            if let Some(file) = inode.open_file() {
+                let mut content = file.content.write();
+                content.live.retain(|_, block| block.place.generation != generation);
+                content.punched.retain(|(_, punched)| *punched != generation);
+            }
+        }
+        journal.free(generation);
+        for inode in &members {
+            self.drop_if_idle(inode);
+        }
+        Ok(())
+    }
+
+    /// Empties the whole journal: everything is in place and durable afterwards.
+    pub(super) fn empty_journal(&self) -> Result<()> {
+        let Some(journal) = self.journal() else { return Ok(()) };
+        // The first round empties a segment filled before, the second the one active until now.
+        for _ in 0..3 {
+            self.checkpoint_filled()?;
+            if !journal.fill_active()? {
+                break;
+            }
+        }
+        self.checkpoint_filled()
+    }
+
+    /// Writes a file's committed blocks of one segment in place.
+    fn apply(&self, journal: &Journal, inode: &Arc<Inode>, generation: u64) -> Result<()> {
+        let Some(file) = inode.open_file() else { return Ok(()) };
+        Ok(apply_content(journal, &mut file.content.write(), Some(generation))?)
+    }
+
+    /// Before a file's name changes: nothing in the journal may depend on the old one. Its records
+    /// are written in place and synced, so that replaying them changes nothing; later ones name
+    /// the file by its new path.
+    pub(super) fn settle_records(&self, content: &mut Content) -> Result<()> {
+        let Some(journal) = self.journal() else { return Ok(()) };
+        if !content.has_records() {
+            return Ok(());
+        }
+        journal.commit(content.sequence)?;
+        apply_content(journal, content, None)?;
+        content.handle.sync_data()?;
+        content.reference = FileReference::default();
+        Ok(())
+    }
+
+    /// The same for every file, before a directory's name changes; the caller keeps records from
+    /// being appended.
+    pub(super) fn settle_all_records(&self) -> Result<()> {
+        if self.journal().is_some_and(Journal::has_members) {
+            self.empty_journal()?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes committed blocks in place: of one segment, or all.
+fn apply_content(
+    journal: &Journal,
+    content: &mut Content,
+    generation: Option<u64>,
+) -> io::Result<()> {
+    let mut blocks: Vec<u64> = content
+        .live
+        .iter()
+        .filter(|(_, block)| {
+            block.is_pending() && generation.is_none_or(|wanted| block.place.generation == wanted)
+        })
+        .map(|(index, _)| *index)
+        .collect();
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    let stat = content.handle.stat()?;
+    blocks.reverse();
+    while let Some(first) = blocks.pop() {
+        let mut run = vec![first];
+        while run.len() * CIPHER_BLOCK_SIZE < APPLY_RUN
+            && blocks.last() == Some(&(first + to_u64(run.len())))
+        {
+            run.extend(blocks.pop());
+        }
+        apply_run(journal, content, &run)?;
+    }
+    // Late writing is not a change of content: what stat tells stays.
+    content.handle.set_times(SetTime::Keep, SetTime::At(stat.modified))
+}
+
+fn apply_run(journal: &Journal, content: &mut Content, run: &[u64]) -> io::Result<()> {
+    let Some((first, last)) = run.first().zip(run.last()) else { return Ok(()) };
+    let mut buffer = with_scratch(|scratch| std::mem::take(&mut scratch.cipher));
+    buffer.clear();
+    let outcome = (|| {
+        let mut block = Vec::new();
+        for index in run {
+            if let Some(live) = content.live.get(index) {
+                journal.read_block(&live.place, &mut block)?;
+                buffer.extend_from_slice(&block);
+            }
+        }
+        content.handle.write_at(&buffer, BlockIndex(*first).cipher_offset())
+    })();
+    with_scratch(|scratch| scratch.cipher = buffer);
+    outcome?;
+    for index in run {
+        if let Some(live) = content.live.get_mut(index) {
+            live.applied = true;
+        }
+    }
+    let end = BlockIndex(*last).next().plain_offset().min(content.size);
+    if cipher_size(end) > cipher_size(content.placed) {
+        content.placed = end;
+    }
+    Ok(())
+}

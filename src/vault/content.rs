@@ -1,0 +1,416 @@
+//! The content of one open file: its descriptor, its size, what of it is durable, and what of it
+//! lies in the journal; and reading it.
+//!
+//! A block is either *in place* (in the ciphertext file) or *live* (its newest version is a record
+//! of the journal that is not yet written in place). Blocks below the durable size are only ever
+//! overwritten through the journal, so that a power cut finds the old version or the new one.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLock;
+
+use super::core::Core;
+use super::error::{Error, Result};
+use super::inode::{Inode, Open, USED};
+use super::journal::{BlockPlace, FileReference};
+use crate::backing::{Access, Directory, File, FileKind, Stat};
+use crate::format::block::{BlockCipher, Opened, is_hole};
+use crate::format::header::{FileId, HEADER_LEN};
+use crate::format::layout::{
+    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, plain_size,
+};
+
+/// A block of which the journal has a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LiveBlock {
+    pub(super) place: BlockPlace,
+    /// Written in place; kept because the record would still be replayed.
+    pub(super) applied: bool,
+    /// Cut off by a truncation; kept because the record might still be replayed.
+    pub(super) void: bool,
+}
+
+impl LiveBlock {
+    /// Whether the newest version lies in the journal and nowhere else.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.applied && !self.void
+    }
+
+    /// Whether it stands for a full block.
+    pub(super) fn is_full(&self) -> bool {
+        !self.void && self.place.len == CIPHER_BLOCK_SIZE
+    }
+}
+
+/// The file's own key, and the ID that it comes from.
+pub(super) struct FileKeyed {
+    pub(super) id: FileId,
+    pub(super) cipher: BlockCipher,
+}
+
+/// What is known of a file's content; see the module's documentation.
+pub(super) struct Content {
+    pub(super) handle: Arc<dyn File>,
+    pub(super) access: Access,
+    /// `None` while the file is empty.
+    pub(super) keyed: Option<Arc<FileKeyed>>,
+    /// Plain size.
+    pub(super) size: u64,
+    /// Whether `keyed` is still to be written as the file's header.
+    pub(super) header_pending: bool,
+    /// Plain size of the ciphertext file as it lies in place; below `size` while appended blocks
+    /// are live.
+    pub(super) placed: u64,
+    /// Whether the file may have holes.
+    pub(super) sparse: bool,
+    /// Plain bytes from the start that a power cut must not touch.
+    pub(super) durable: u64,
+    /// Rises when the file shrinks, so that a sync under way knows that what it captured is gone.
+    pub(super) shrinks: u64,
+    pub(super) live: BTreeMap<u64, LiveBlock>,
+    /// Ranges of blocks with live punch records, by generation.
+    pub(super) punched: Vec<(Range<u64>, u64)>,
+    pub(super) reference: FileReference,
+    /// Sequence of the newest record about this file.
+    pub(super) sequence: u64,
+    /// Sequence of the record that made the durable partial last block a full one, while blocks
+    /// after it must not be written in place before that record is durable.
+    pub(super) tail_sequence: Option<u64>,
+    /// Syncs seen, and bytes written since the last: tells files that are synced often.
+    pub(super) syncs: u32,
+    pub(super) written_since_sync: u64,
+    /// Changed while a mount ended uncleanly: a block that does not authenticate was torn before
+    /// it was ever durable, and counts as a hole.
+    pub(super) suspect: bool,
+    /// The last name is gone: nothing of it outlives the mount.
+    pub(super) orphan: bool,
+    /// A damaged block was reported already.
+    pub(super) reported: bool,
+}
+
+impl Content {
+    pub(super) fn new(handle: Arc<dyn File>, access: Access) -> Self {
+        Self {
+            handle,
+            access,
+            keyed: None,
+            size: 0,
+            header_pending: false,
+            placed: 0,
+            sparse: false,
+            durable: 0,
+            shrinks: 0,
+            live: BTreeMap::new(),
+            punched: Vec::new(),
+            reference: FileReference::default(),
+            sequence: 0,
+            tail_sequence: None,
+            syncs: 0,
+            written_since_sync: 0,
+            suspect: false,
+            orphan: false,
+            reported: false,
+        }
+    }
+
+    /// Whether a block may be written in place only through the journal.
+    pub(super) fn must_journal(&self, block: BlockIndex) -> bool {
+        !self.orphan
+            && (block < BlockIndex::count(self.durable)
+                || self.live.contains_key(&block.0)
+                || self.punched.iter().any(|(range, _)| range.contains(&block.0)))
+    }
+
+    /// Whether anything of the file is in the journal only, or would be replayed.
+    pub(super) fn has_records(&self) -> bool {
+        !self.live.is_empty() || !self.punched.is_empty()
+    }
+}
+
+/// An open regular file.
+pub(super) struct OpenFile {
+    pub(super) content: RwLock<Content>,
+}
+
+impl OpenFile {
+    pub(super) fn new(content: Content) -> Self {
+        Self { content: RwLock::new(content) }
+    }
+
+    /// Whether nothing would be lost by closing it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.content.try_read().is_some_and(|content| !content.has_records() && !content.orphan)
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { cipher: Vec::new(), block: Vec::new() }) };
+}
+
+/// Buffers that a thread keeps from one operation to the next.
+pub(super) struct Scratch {
+    pub(super) cipher: Vec<u8>,
+    pub(super) block: Vec<u8>,
+}
+
+/// Runs with this thread's buffers.
+pub(super) fn with_scratch<T>(run: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => run(&mut scratch),
+        Err(_) => run(&mut Scratch { cipher: Vec::new(), block: Vec::new() }),
+    })
+}
+
+/// The first `len` bytes of a buffer, grown where needed; their content is arbitrary.
+pub(super) fn prefix(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}
+
+impl Core {
+    /// The inode's open file, opened where it is not.
+    pub(super) fn open_content(&self, inode: &Arc<Inode>) -> Result<Arc<OpenFile>> {
+        match inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid),
+        }
+        if let Some(file) = inode.open_file() {
+            inode.set_flag(USED);
+            return Ok(file);
+        }
+        let (holder, entry) = self.holder(inode)?;
+        let (handle, access) = open_handle(&*holder.directory, &entry, self.options.read_only)?;
+        let file = Arc::new(OpenFile::new(self.load_content(Arc::from(handle), access)?));
+        {
+            let mut open = inode.open.lock();
+            if let Some(Open::File(known)) = &*open {
+                return Ok(known.clone());
+            }
+            *open = Some(Open::File(file.clone()));
+        }
+        self.descriptors.opened(inode);
+        Ok(file)
+    }
+
+    /// Reads size and header of a file that was just opened. Everything in it counts as durable.
+    fn load_content(&self, handle: Arc<dyn File>, access: Access) -> Result<Content> {
+        let stat = handle.stat()?;
+        let mut content = Content::new(handle, access);
+        content.size = plain_size(stat.size);
+        content.placed = content.size;
+        content.durable = content.size;
+        content.sparse = stat.blocks * 512 < stat.size;
+        content.suspect = self.is_suspect(&stat);
+        if content.size > 0 {
+            let mut header = [0u8; HEADER_LEN];
+            let read = content.handle.read_at(&mut header, 0)?;
+            let decoded =
+                if read == HEADER_LEN { self.codecs.headers.decode(&header).ok() } else { None };
+            match decoded {
+                Some(id) => content.keyed = Some(self.key_file(id)),
+                None if content.suspect => {
+                    // Without a header that ever was durable, nothing in the file was.
+                    content.durable = 0;
+                }
+                None => return Err(Error::Damaged { what: "a file header" }),
+            }
+        }
+        Ok(content)
+    }
+
+    pub(super) fn key_file(&self, id: FileId) -> Arc<FileKeyed> {
+        Arc::new(FileKeyed { id, cipher: BlockCipher::new(&self.codecs.content, id) })
+    }
+
+    /// Whether a file changed in a span of time whose writes may be torn.
+    pub(super) fn is_suspect(&self, stat: &Stat) -> bool {
+        self.windows
+            .read()
+            .iter()
+            .any(|window| (window.from..=window.until).contains(&stat.changed.seconds))
+    }
+
+    /// Reads into `buffer`; the count, short only at the end of the file.
+    pub(super) fn read(&self, inode: &Arc<Inode>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let file = self.open_content(inode)?;
+        let content = file.content.read();
+        let outcome = self.read_content(&content, offset, buffer);
+        if let Err(Error::Damaged { what }) = &outcome {
+            let first = !content.reported;
+            drop(content);
+            if first {
+                file.content.write().reported = true;
+                let path = self.plain_path(inode);
+                tracing::error!(
+                    path,
+                    offset,
+                    "{what} does not authenticate; reading it gives an I/O error"
+                );
+            }
+        }
+        outcome
+    }
+
+    fn read_content(&self, content: &Content, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let available = content.size.saturating_sub(offset);
+        let len = usize::try_from(available).unwrap_or(usize::MAX).min(buffer.len());
+        if len == 0 {
+            return Ok(0);
+        }
+        let buffer = &mut buffer[..len];
+        let end = offset + to_u64(len);
+        let first = BlockIndex::containing(offset);
+        let after = BlockIndex::count(end);
+        let span = usize::try_from(after.cipher_offset() - first.cipher_offset())
+            .map_err(|_| Error::Invalid)?;
+        with_scratch(|scratch| {
+            let cipher = prefix(&mut scratch.cipher, span);
+            let read = content.handle.read_at(cipher, first.cipher_offset())?;
+            let mut at = offset;
+            let mut out = buffer;
+            for index in (first.0..after.0).map(BlockIndex) {
+                let start = usize::try_from(at - index.plain_offset()).expect("within a block");
+                let count = (BLOCK_SIZE - start).min(out.len());
+                let (part, rest) = out.split_at_mut(count);
+                let from = usize::try_from(index.cipher_offset() - first.cipher_offset())
+                    .expect("within the span");
+                let placed = &cipher[from.min(read)..(from + CIPHER_BLOCK_SIZE).min(read)];
+                let block_len = index.plain_len(content.size);
+                if start == 0 && count == block_len {
+                    self.open_block(content, index, placed, part)?;
+                } else {
+                    let block = prefix(&mut scratch.block, BLOCK_SIZE);
+                    self.open_block(content, index, placed, &mut block[..block_len])?;
+                    part.copy_from_slice(&block[start..start + count]);
+                }
+                at += to_u64(count);
+                out = rest;
+            }
+            Ok(len)
+        })
+    }
+
+    /// Decrypts one block, from the journal where its newest version is there, into `plain`, which
+    /// is as long as the block is in the file.
+    pub(super) fn open_block(
+        &self,
+        content: &Content,
+        index: BlockIndex,
+        placed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<()> {
+        let live = content.live.get(&index.0).filter(|block| block.is_pending());
+        let mut sealed = Vec::new();
+        let cipher = match live {
+            Some(block) => {
+                let journal = self.journal().ok_or(Error::Damaged { what: "the journal" })?;
+                journal.read_block(&block.place, &mut sealed)?;
+                &sealed[..]
+            }
+            None => placed,
+        };
+        if is_hole(cipher) {
+            plain.fill(0);
+            return Ok(());
+        }
+        let body = cipher.len().saturating_sub(BLOCK_OVERHEAD);
+        let opened = match &content.keyed {
+            Some(keyed) if body == plain.len() => keyed.cipher.open(index, cipher, plain),
+            // The block is longer than the file (an extension that failed half-way), or ends
+            // before it (the rest is a hole still to come).
+            Some(keyed) if body > 0 => {
+                let mut block = vec![0; body];
+                let opened = keyed.cipher.open(index, cipher, &mut block);
+                let common = body.min(plain.len());
+                plain[..common].copy_from_slice(&block[..common]);
+                plain[common..].fill(0);
+                opened
+            }
+            _ => Err(crate::crypto::OpenError),
+        };
+        match opened {
+            Ok(Opened::Data | Opened::Hole) => Ok(()),
+            Err(_) if content.suspect => {
+                plain.fill(0);
+                Ok(())
+            }
+            Err(_) => {
+                plain.fill(0);
+                Err(Error::Damaged { what: "a block" })
+            }
+        }
+    }
+
+    /// Reads one block as it stands, for a write that keeps part of it; zeros beyond the file.
+    pub(super) fn read_old_block(
+        &self,
+        content: &Content,
+        index: BlockIndex,
+        block: &mut [u8],
+    ) -> Result<()> {
+        let len = index.plain_len(content.size).min(block.len());
+        block[len..].fill(0);
+        if len == 0 {
+            return Ok(());
+        }
+        let mut cipher = [0u8; CIPHER_BLOCK_SIZE];
+        let read = content.handle.read_at(&mut cipher, index.cipher_offset())?;
+        self.open_block(content, index, &cipher[..read], &mut block[..len])
+    }
+
+    /// Opens a regular file for an application: whether it can be opened so.
+    pub(super) fn open_for(&self, inode: &Arc<Inode>, access: Access) -> Result<()> {
+        let file = self.open_content(inode)?;
+        if access == Access::ReadWrite {
+            if self.options.read_only {
+                return Err(Error::ReadOnly);
+            }
+            self.writable(inode, &mut file.content.write())?;
+        }
+        inode.opens.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes sure that the file's descriptor can be written through.
+    pub(super) fn writable(&self, inode: &Arc<Inode>, content: &mut Content) -> Result<()> {
+        if content.access == Access::ReadWrite {
+            return Ok(());
+        }
+        let (holder, entry) = self.holder(inode)?;
+        let handle = holder.directory.open_file(&entry, Access::ReadWrite)?;
+        content.handle = Arc::from(handle);
+        content.access = Access::ReadWrite;
+        Ok(())
+    }
+}
+
+/// Opens for reading and writing where that is allowed, else for reading.
+fn open_handle(
+    directory: &dyn Directory,
+    entry: &[u8],
+    read_only: bool,
+) -> io::Result<(Box<dyn File>, Access)> {
+    if !read_only {
+        match directory.open_file(entry, Access::ReadWrite) {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY)
+                ) => {}
+            outcome => return Ok((outcome?, Access::ReadWrite)),
+        }
+    }
+    Ok((directory.open_file(entry, Access::Read)?, Access::Read))
+}
+
+pub(super) fn to_u64(len: usize) -> u64 {
+    u64::try_from(len).expect("a usize fits 64 bits")
+}

@@ -1,0 +1,184 @@
+//! What all operations of a mounted vault share.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::codecs::Codecs;
+use super::descriptors::DescriptorCache;
+use super::directory::OpenDirectory;
+use super::error::{Error, Result};
+use super::inode::{DATA_DIRTY, Inode, InodeTable, LISTED};
+use super::journal::Journal;
+use super::sync::now;
+use super::types::{FilesystemOptions, InodeNumber};
+use crate::backing::{Directory, FileKind, Stat};
+use crate::format::journal::JournalCodec;
+use crate::format::name::EntryName;
+use crate::format::state::Window;
+
+/// A mounted vault. Lock order: `Inode::entries` (lower number first), `paths`, an inode's content,
+/// `Inode::open`, `Inode::locations`, the journal's own.
+pub(super) struct Core {
+    pub(super) codecs: Codecs,
+    pub(super) options: FilesystemOptions,
+    pub(super) vault_directory: Box<dyn Directory>,
+    pub(super) overflow: Box<dyn Directory>,
+    /// Whether the overflow directory may have entries, so that deletions must look.
+    pub(super) overflow_used: AtomicBool,
+    pub(super) inodes: InodeTable,
+    pub(super) descriptors: DescriptorCache,
+    /// The backing root's own inode number and device.
+    pub(super) root_ino: u64,
+    pub(super) device: u64,
+    journal: OnceLock<Journal>,
+    /// Read while a record that names a path is appended, written while a directory is renamed.
+    pub(super) paths: RwLock<()>,
+    pub(super) checkpointing: Mutex<()>,
+    pub(super) dirty: Mutex<Vec<Arc<Inode>>>,
+    pub(super) windows: RwLock<Vec<Window>>,
+    closing: AtomicBool,
+    pause_lock: Mutex<()>,
+    pause: Condvar,
+}
+
+/// What a [`Core`] is made of.
+pub(super) struct Parts {
+    pub(super) codecs: Codecs,
+    pub(super) options: FilesystemOptions,
+    pub(super) vault_directory: Box<dyn Directory>,
+    pub(super) overflow: Box<dyn Directory>,
+    pub(super) overflow_used: bool,
+    pub(super) windows: Vec<Window>,
+    pub(super) root: OpenDirectory,
+    pub(super) root_stat: Stat,
+}
+
+impl Core {
+    pub(super) fn new(parts: Parts) -> Self {
+        let inodes = InodeTable::new();
+        *inodes.root().open.lock() = Some(super::inode::Open::Directory(Arc::new(parts.root)));
+        Self {
+            codecs: parts.codecs,
+            descriptors: DescriptorCache::new(parts.options.descriptors),
+            options: parts.options,
+            vault_directory: parts.vault_directory,
+            overflow: parts.overflow,
+            overflow_used: AtomicBool::new(parts.overflow_used),
+            inodes,
+            root_ino: parts.root_stat.ino,
+            device: parts.root_stat.device,
+            journal: OnceLock::new(),
+            paths: RwLock::new(()),
+            checkpointing: Mutex::new(()),
+            dirty: Mutex::new(Vec::new()),
+            windows: RwLock::new(parts.windows),
+            closing: AtomicBool::new(false),
+            pause_lock: Mutex::new(()),
+            pause: Condvar::new(),
+        }
+    }
+
+    /// The journal; `None` where it is switched off, not needed, or the disk has no room for it.
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.get()
+    }
+
+    /// Makes the journal. On a full disk there is none until there is room.
+    pub(super) fn create_journal(&self) -> Result<()> {
+        if self.options.read_only || !self.options.journal || self.journal.get().is_some() {
+            return Ok(());
+        }
+        let codec = JournalCodec::new(&self.codecs.journal);
+        match Journal::create(&*self.vault_directory, codec, now()) {
+            Ok(journal) => {
+                let _ = self.journal.set(journal);
+                Ok(())
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                tracing::warn!(
+                    "no room for the journal: existing data cannot be overwritten until there is"
+                );
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn create_journal_if_missing(&self) {
+        if let Err(error) = self.create_journal() {
+            tracing::error!("the journal could not be made: {error}");
+        }
+    }
+
+    /// The inode with this number.
+    pub(super) fn inode(&self, number: InodeNumber) -> Result<Arc<Inode>> {
+        self.inodes.get(number).ok_or(Error::Stale)
+    }
+
+    /// The plain filesystem's number of a backing inode.
+    pub(super) fn number(&self, ino: u64) -> InodeNumber {
+        if ino == self.root_ino { InodeNumber::ROOT } else { InodeNumber(ino) }
+    }
+
+    /// Refuses what a read-only mount must not do.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Lets go of an inode that nobody refers to and of which nothing is still to be kept.
+    pub(super) fn drop_if_idle(&self, inode: &Arc<Inode>) {
+        self.inodes.remove_if(inode, |inode| {
+            if inode.locations.lock().is_empty() {
+                return true;
+            }
+            if inode.flag(LISTED) || inode.flag(DATA_DIRTY) {
+                return false;
+            }
+            inode.kind != FileKind::Regular
+                || inode.open_file().is_none_or(|file| file.is_at_rest())
+        });
+    }
+
+    /// The plain name of an entry; `None` when it has none (ours, or damaged).
+    pub(super) fn plain_name(&self, directory: &OpenDirectory, entry: &[u8]) -> Option<Vec<u8>> {
+        match directory.names.classify(entry) {
+            EntryName::Plain(name) => Some(name),
+            EntryName::Long { sidecar } => {
+                let target = directory.directory.read_link(&sidecar).ok()?;
+                directory.names.decrypt_long(entry, &target)
+            }
+            EntryName::Reserved | EntryName::Dots | EntryName::Damaged => None,
+        }
+    }
+
+    pub(super) fn closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Tells the maintenance thread to end.
+    pub(super) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+        let _guard = self.pause_lock.lock();
+        self.pause.notify_all();
+        if let Some(journal) = self.journal() {
+            journal.wake();
+        }
+    }
+
+    /// Waits, at most so long, unless the core is closing.
+    pub(super) fn pause(&self, patience: Duration) {
+        let mut guard = self.pause_lock.lock();
+        if !self.closing() {
+            self.pause.wait_for(&mut guard, patience);
+        }
+    }
+}
+
+/// Whether an error of the filesystem below means that something does not exist.
+pub(super) fn is_not_found(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOENT)
+}

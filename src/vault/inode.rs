@@ -1,0 +1,228 @@
+//! The inodes that the kernel, or an operation under way, knows: one entry each, found by number.
+//!
+//! An inode remembers the names by which it was reached, so that its file can be opened again by
+//! path when its descriptor was given up; about 200 bytes an inode.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::content::OpenFile;
+use super::directory::OpenDirectory;
+use super::types::InodeNumber;
+use crate::backing::{File, FileKind};
+
+/// One name of an inode.
+#[derive(Clone)]
+pub(super) struct Location {
+    /// The directory.
+    pub(super) parent: Arc<Inode>,
+    /// The entry's name in the ciphertext directory.
+    pub(super) entry: Box<[u8]>,
+}
+
+/// What is open of an inode.
+pub(super) enum Open {
+    /// A directory's descriptor and name cipher.
+    Directory(Arc<OpenDirectory>),
+    /// A regular file's descriptor and content state.
+    File(Arc<OpenFile>),
+    /// Anything else, kept because its last known name is gone.
+    Pin(Arc<dyn File>),
+}
+
+/// Known to have no extended attributes.
+pub(super) const NO_XATTRS: u8 = 1;
+/// Written in place since the last sync of its data.
+pub(super) const DATA_DIRTY: u8 = 2;
+/// Attributes changed since the last sync.
+pub(super) const METADATA_DIRTY: u8 = 4;
+/// Listed for the periodic commit.
+pub(super) const LISTED: u8 = 8;
+/// Used since the descriptor cache last looked.
+pub(super) const USED: u8 = 16;
+
+/// An inode in memory.
+pub(super) struct Inode {
+    pub(super) number: InodeNumber,
+    pub(super) generation: u64,
+    pub(super) kind: FileKind,
+    lookups: AtomicU64,
+    /// Opens that are not yet released; 0 where the transport sends none.
+    pub(super) opens: AtomicU32,
+    flags: AtomicU8,
+    /// For directories: held while an operation changes their entries. Of two, the one with the
+    /// lower number is taken first. Taken before any other lock.
+    pub(super) entries: Mutex<()>,
+    /// The known names; empty once the last known one is removed.
+    pub(super) locations: Mutex<Vec<Location>>,
+    /// Taken after `entries`; never held while waiting for a content lock.
+    pub(super) open: Mutex<Option<Open>>,
+}
+
+impl Inode {
+    pub(super) fn flag(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Acquire) & flag != 0
+    }
+
+    /// Sets a flag; whether it was set before.
+    pub(super) fn set_flag(&self, flag: u8) -> bool {
+        self.flags.fetch_or(flag, Ordering::AcqRel) & flag != 0
+    }
+
+    /// Clears a flag; whether it was set before.
+    pub(super) fn clear_flag(&self, flag: u8) -> bool {
+        self.flags.fetch_and(!flag, Ordering::AcqRel) & flag != 0
+    }
+
+    /// One of its names; `None` when no known one is left.
+    pub(super) fn location(&self) -> Option<Location> {
+        self.locations.lock().last().cloned()
+    }
+
+    /// Adds a name, unless it is known.
+    pub(super) fn add_location(&self, parent: &Arc<Inode>, entry: &[u8]) {
+        let mut locations = self.locations.lock();
+        if !locations.iter().any(|known| known.is(parent, entry)) {
+            locations.push(Location { parent: parent.clone(), entry: entry.into() });
+        }
+    }
+
+    /// Removes a name; whether no known one is left.
+    pub(super) fn remove_location(&self, parent: &Arc<Inode>, entry: &[u8]) -> bool {
+        let mut locations = self.locations.lock();
+        locations.retain(|known| !known.is(parent, entry));
+        locations.shrink_to_fit();
+        locations.is_empty()
+    }
+
+    /// Whether this name is the only one known.
+    pub(super) fn has_only_location(&self, parent: &Arc<Inode>, entry: &[u8]) -> bool {
+        self.locations.lock().iter().all(|known| known.is(parent, entry))
+    }
+
+    /// The open file, if it is open.
+    pub(super) fn open_file(&self) -> Option<Arc<OpenFile>> {
+        match &*self.open.lock() {
+            Some(Open::File(file)) => Some(file.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Location {
+    fn is(&self, parent: &Arc<Inode>, entry: &[u8]) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && *self.entry == *entry
+    }
+}
+
+const SHARDS: usize = 16;
+
+/// All known inodes.
+pub(super) struct InodeTable {
+    shards: [RwLock<HashMap<u64, Arc<Inode>>>; SHARDS],
+    root: Arc<Inode>,
+    next_generation: AtomicU64,
+}
+
+impl InodeTable {
+    /// With nothing but the root, which is never forgotten.
+    pub(super) fn new() -> Self {
+        let root = Arc::new(new_inode(InodeNumber::ROOT, FileKind::Directory, 0));
+        root.lookups.store(1, Ordering::Relaxed);
+        let table = Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+            root: root.clone(),
+            next_generation: AtomicU64::new(1),
+        };
+        table.shard(InodeNumber::ROOT).write().insert(InodeNumber::ROOT.0, root);
+        table
+    }
+
+    pub(super) fn root(&self) -> &Arc<Inode> {
+        &self.root
+    }
+
+    pub(super) fn get(&self, number: InodeNumber) -> Option<Arc<Inode>> {
+        self.shard(number).read().get(&number.0).cloned()
+    }
+
+    /// The inode with this number and kind, made where unknown, with one lookup more. An inode
+    /// whose number was reused for another file is replaced.
+    pub(super) fn look_up(&self, number: InodeNumber, kind: FileKind, is_new: bool) -> Arc<Inode> {
+        let mut shard = self.shard(number).write();
+        if let Some(known) = shard.get(&number.0) {
+            let dead = is_new || known.kind != kind || {
+                // A file whose last name went and that nothing holds open is gone: its number
+                // stands for another file now.
+                known.locations.lock().is_empty()
+                    && number != InodeNumber::ROOT
+                    && known.open.lock().is_none()
+            };
+            if !dead {
+                known.lookups.fetch_add(1, Ordering::Relaxed);
+                return known.clone();
+            }
+            let inode = Arc::new(new_inode(
+                number,
+                kind,
+                self.next_generation.fetch_add(1, Ordering::Relaxed),
+            ));
+            // The kernel's references to the old inode are still to be forgotten under this number.
+            inode.lookups.store(known.lookups.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            shard.insert(number.0, inode.clone());
+            return inode;
+        }
+        let inode = Arc::new(new_inode(number, kind, 0));
+        inode.lookups.store(1, Ordering::Relaxed);
+        shard.insert(number.0, inode.clone());
+        inode
+    }
+
+    /// Gives back lookups; the inode when it was the last one.
+    pub(super) fn forget(&self, number: InodeNumber, count: u64) -> Option<Arc<Inode>> {
+        let inode = self.get(number)?;
+        let before = inode.lookups.fetch_update(Ordering::AcqRel, Ordering::Acquire, |lookups| {
+            Some(lookups.saturating_sub(count))
+        });
+        before.is_ok_and(|before| before <= count).then_some(inode)
+    }
+
+    /// Removes an inode that nobody refers to, unless something of it is still to be kept.
+    pub(super) fn remove_if(&self, inode: &Arc<Inode>, may_go: impl FnOnce(&Inode) -> bool) {
+        if inode.number == InodeNumber::ROOT {
+            return;
+        }
+        let mut shard = self.shard(inode.number).write();
+        let is_current = shard.get(&inode.number.0).is_some_and(|known| Arc::ptr_eq(known, inode));
+        if is_current && inode.lookups.load(Ordering::Acquire) == 0 && may_go(inode) {
+            shard.remove(&inode.number.0);
+        }
+    }
+
+    /// How many are known.
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    fn shard(&self, number: InodeNumber) -> &RwLock<HashMap<u64, Arc<Inode>>> {
+        let index = usize::try_from(number.0 % SHARDS as u64).expect("below the shard count");
+        &self.shards[index]
+    }
+}
+
+fn new_inode(number: InodeNumber, kind: FileKind, generation: u64) -> Inode {
+    Inode {
+        number,
+        generation,
+        kind,
+        lookups: AtomicU64::new(0),
+        opens: AtomicU32::new(0),
+        flags: AtomicU8::new(0),
+        entries: Mutex::new(()),
+        locations: Mutex::new(Vec::new()),
+        open: Mutex::new(None),
+    }
+}

@@ -1,0 +1,623 @@
+//! The redo journal at run time: appending records, making them durable for many at once, and the
+//! life of its two segments. It must know nothing of what the records mean for a file's content.
+//!
+//! A segment is free, active, or filled. Records go to the active one; when it has no room left
+//! the other, if free, becomes active, and the filled one waits to be checkpointed (its blocks
+//! written in place and synced), after which a [`Record::Retire`] makes it free.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::inode::Inode;
+use crate::backing::{Directory, File, Timestamp};
+use crate::crypto::random_array;
+use crate::format::header::FileId;
+use crate::format::journal::{
+    BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, Place, RECORD_HEADER_LEN, RECORD_OVERHEAD,
+    Record, SegmentHeader, SessionId,
+};
+use crate::format::layout::BlockIndex;
+
+/// The names of the two segments in the vault directory.
+pub(super) const SEGMENT_NAMES: [&[u8]; 2] = [b"journal.0", b"journal.1"];
+
+/// Sizes tried for a segment, in bytes, the largest that the disk has room for being taken.
+const SEGMENT_SIZES: [u64; 4] = [32 << 20, 8 << 20, 3 << 20, 1 << 20];
+/// Room kept in every segment for the records that end it.
+const RESERVE: u64 = 4096;
+
+/// Where a sealed block lies in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockPlace {
+    pub(super) generation: u64,
+    pub(super) offset: u64,
+    pub(super) len: usize,
+}
+
+/// A record appended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Appended {
+    pub(super) generation: u64,
+    /// Where the record's payload begins.
+    pub(super) payload: u64,
+    pub(super) sequence: u64,
+}
+
+/// Why a record was not appended.
+#[derive(Debug)]
+pub(super) enum AppendError {
+    /// Both segments are in use: give up the locks held, wait for [`Journal::wait_for_room`], and
+    /// begin again.
+    Full,
+    /// The journal failed before, or now.
+    Failed(io::Error),
+}
+
+/// The number by which a segment calls a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FileReference {
+    generation: u64,
+    local: u32,
+}
+
+/// What a record about a file says.
+pub(super) enum FileRecord<'a> {
+    Blocks { first: BlockIndex, sealed: &'a [u8] },
+    Truncate { from: BlockIndex },
+    Punch { first: BlockIndex, count: u64 },
+}
+
+/// The file that a record is about.
+pub(super) struct RecordOwner<'a> {
+    pub(super) inode: &'a Arc<Inode>,
+    pub(super) file_id: FileId,
+    pub(super) reference: &'a mut FileReference,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SegmentState {
+    Free,
+    Active,
+    Filled,
+}
+
+struct Segment {
+    file: Arc<dyn File>,
+    state: SegmentState,
+    generation: u64,
+    head: u64,
+    size: u64,
+    /// Whether it has records that no sync has covered.
+    unsynced: bool,
+    next_local: u32,
+    /// The inodes with records in it.
+    members: HashMap<u64, Arc<Inode>>,
+}
+
+struct Inner {
+    segments: [Segment; 2],
+    next_generation: u64,
+    next_sequence: u64,
+    durable_sequence: u64,
+    /// Sequences handed out whose bytes are not written yet.
+    in_flight: BTreeSet<u64>,
+    syncing: bool,
+    failed: Option<i32>,
+    durable_until: Timestamp,
+    /// Records of blocks appended since the maintenance last looked.
+    activity: u64,
+}
+
+/// The journal of a mounted vault.
+pub(super) struct Journal {
+    codec: JournalCodec,
+    session: SessionId,
+    inner: Mutex<Inner>,
+    written: Condvar,
+    synced: Condvar,
+    room: Condvar,
+    wanted: Condvar,
+}
+
+impl Journal {
+    /// Makes the two segments afresh (nothing may be left in them) and begins the first.
+    ///
+    /// # Errors
+    /// `ENOSPC` when there is no room even for small ones.
+    pub(super) fn create(
+        directory: &dyn Directory,
+        codec: JournalCodec,
+        now: Timestamp,
+    ) -> io::Result<Self> {
+        let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
+        for size in SEGMENT_SIZES {
+            let files: io::Result<Vec<_>> =
+                SEGMENT_NAMES.iter().map(|name| new_segment(directory, name, size)).collect();
+            match files {
+                Ok(files) => {
+                    let files: [Arc<dyn File>; 2] =
+                        files.try_into().ok().expect("two names, two files");
+                    let journal = Self::begin(files, size, codec, now)?;
+                    directory.sync()?;
+                    return Ok(journal);
+                }
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                    last = error
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for name in SEGMENT_NAMES {
+            let _ = directory.unlink(name);
+        }
+        Err(last)
+    }
+
+    fn begin(
+        files: [Arc<dyn File>; 2],
+        size: u64,
+        codec: JournalCodec,
+        now: Timestamp,
+    ) -> io::Result<Self> {
+        let session = SessionId(random_array());
+        let segment = |file| Segment {
+            file,
+            state: SegmentState::Free,
+            generation: 0,
+            head: FIRST_RECORD,
+            size,
+            unsynced: false,
+            next_local: 0,
+            members: HashMap::new(),
+        };
+        let inner = Inner {
+            segments: files.map(segment),
+            next_generation: 1,
+            next_sequence: 1,
+            durable_sequence: 0,
+            in_flight: BTreeSet::new(),
+            syncing: false,
+            failed: None,
+            durable_until: now,
+            activity: 0,
+        };
+        let journal = Self {
+            codec,
+            session,
+            inner: Mutex::new(inner),
+            written: Condvar::new(),
+            synced: Condvar::new(),
+            room: Condvar::new(),
+            wanted: Condvar::new(),
+        };
+        {
+            let mut inner = journal.inner.lock();
+            journal.activate(&mut inner, 0)?;
+        }
+        journal.commit(u64::MAX)?;
+        Ok(journal)
+    }
+
+    /// Makes a free segment the active one.
+    fn activate(&self, inner: &mut Inner, index: usize) -> io::Result<()> {
+        let generation = inner.next_generation;
+        let durable_until = (inner.durable_until.seconds, inner.durable_until.nanoseconds);
+        let header = self.codec.encode_header(&SegmentHeader {
+            generation,
+            session: self.session,
+            first_sequence: inner.next_sequence,
+            durable_until,
+        });
+        let segment = &mut inner.segments[index];
+        segment.file.write_at(&header, 0)?;
+        segment.state = SegmentState::Active;
+        segment.generation = generation;
+        segment.head = FIRST_RECORD;
+        segment.unsynced = true;
+        segment.next_local = 0;
+        segment.members.clear();
+        inner.next_generation += 1;
+        Ok(())
+    }
+
+    /// Makes sure that the active segment has room for `len` bytes.
+    fn make_room(&self, inner: &mut Inner, len: u64, reserve: u64) -> Result<usize, AppendError> {
+        let active = active_index(inner);
+        let segment = &inner.segments[active];
+        if segment.head + len + reserve <= segment.size {
+            return Ok(active);
+        }
+        let other = 1 - active;
+        if inner.segments[other].state != SegmentState::Free {
+            self.wanted.notify_all();
+            return Err(AppendError::Full);
+        }
+        if FIRST_RECORD + len + reserve > inner.segments[other].size {
+            return Err(AppendError::Failed(io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
+        inner.segments[active].state = SegmentState::Filled;
+        if let Err(error) = self.activate(inner, other) {
+            inner.failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
+            return Err(AppendError::Failed(error));
+        }
+        self.wanted.notify_all();
+        Ok(other)
+    }
+
+    /// The longest run of sealed blocks that one record should hold.
+    pub(super) fn run_limit(&self) -> usize {
+        let size = self.inner.lock().segments[0].size;
+        usize::try_from((size / 4).min(1 << 20)).expect("at most 1 MiB")
+    }
+
+    /// Appends a record about a file; `path` tells the file's path where the segment needs it.
+    pub(super) fn append(
+        &self,
+        owner: RecordOwner<'_>,
+        record: &FileRecord<'_>,
+        path: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> Result<Appended, AppendError> {
+        let payload_len = match record {
+            FileRecord::Blocks { sealed, .. } => BLOCKS_PREFIX_LEN + sealed.len(),
+            FileRecord::Truncate { .. } => BLOCKS_PREFIX_LEN,
+            FileRecord::Punch { .. } => BLOCKS_PREFIX_LEN + 8,
+        };
+        let mut path_if_needed: Option<Vec<u8>> = None;
+        let mut path = Some(path);
+        let mut inner = self.inner.lock();
+        loop {
+            check(&inner)?;
+            let known =
+                inner.segments[active_index(&inner)].generation == owner.reference.generation;
+            let file_record_len = match (&path_if_needed, known) {
+                (_, true) => 0,
+                (Some(path), false) => file_record_len(path),
+                (None, false) => {
+                    // Resolving the path takes other locks: not under this one.
+                    MutexGuard::unlocked(&mut inner, || {
+                        path_if_needed = path.take().and_then(|path| path());
+                    });
+                    if path_if_needed.is_none() {
+                        return Err(AppendError::Failed(io::Error::from_raw_os_error(
+                            libc::ESTALE,
+                        )));
+                    }
+                    continue;
+                }
+            };
+            let before = active_index(&inner);
+            let total = to_u64(file_record_len + payload_len + RECORD_OVERHEAD);
+            if self.make_room(&mut inner, total, RESERVE)? == before {
+                break;
+            }
+        }
+        let active = active_index(&inner);
+        let mut sequences = Vec::with_capacity(2);
+        let mut bytes = Vec::with_capacity(payload_len + RECORD_OVERHEAD + 512);
+        let segment_generation = inner.segments[active].generation;
+        let start = inner.segments[active].head;
+        let mut place = |inner: &mut Inner, len: usize| {
+            let sequence = inner.next_sequence;
+            inner.next_sequence += 1;
+            inner.in_flight.insert(sequence);
+            sequences.push(sequence);
+            let segment = &mut inner.segments[active];
+            let offset = segment.head;
+            segment.head += to_u64(len);
+            segment.unsynced = true;
+            Place { session: self.session, generation: segment_generation, offset, sequence }
+        };
+        let mut file_record = None;
+        if owner.reference.generation != segment_generation {
+            let path = path_if_needed.expect("resolved above");
+            let local = inner.segments[active].next_local;
+            inner.segments[active].next_local += 1;
+            *owner.reference = FileReference { generation: segment_generation, local };
+            let file_place = place(&mut inner, file_record_len(&path));
+            file_record = Some((file_place, Record::File { local, file_id: owner.file_id, path }));
+        }
+        let local = owner.reference.local;
+        let record_place = place(&mut inner, payload_len + RECORD_OVERHEAD);
+        inner.segments[active]
+            .members
+            .entry(owner.inode.number.0)
+            .or_insert_with(|| owner.inode.clone());
+        inner.activity += 1;
+        let file = inner.segments[active].file.clone();
+        drop(inner);
+
+        if let Some((place, record)) = &file_record {
+            self.codec.encode(place, record, &mut bytes);
+        }
+        match record {
+            FileRecord::Blocks { first, sealed } => {
+                self.codec.encode_blocks(&record_place, local, *first, sealed, &mut bytes);
+            }
+            FileRecord::Truncate { from } => {
+                self.codec.encode(
+                    &record_place,
+                    &Record::Truncate { local, from: *from },
+                    &mut bytes,
+                );
+            }
+            FileRecord::Punch { first, count } => {
+                let record = Record::Punch { local, first: *first, count: *count };
+                self.codec.encode(&record_place, &record, &mut bytes);
+            }
+        }
+        self.finish_write(&file, &bytes, start, &sequences).map_err(AppendError::Failed)?;
+        Ok(Appended {
+            generation: segment_generation,
+            payload: record_place.offset + to_u64(RECORD_HEADER_LEN + BLOCKS_PREFIX_LEN),
+            sequence: record_place.sequence,
+        })
+    }
+
+    /// Appends a record about the journal itself; there is always room for these.
+    fn append_own(&self, record: &Record) -> io::Result<u64> {
+        let mut inner = self.inner.lock();
+        check(&inner).map_err(into_io)?;
+        let mut bytes = Vec::new();
+        let active = active_index(&inner);
+        let segment = &inner.segments[active];
+        let place = Place {
+            session: self.session,
+            generation: segment.generation,
+            offset: segment.head,
+            sequence: inner.next_sequence,
+        };
+        self.codec.encode(&place, record, &mut bytes);
+        if segment.head + to_u64(bytes.len()) > segment.size {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let file = segment.file.clone();
+        inner.next_sequence += 1;
+        inner.in_flight.insert(place.sequence);
+        inner.segments[active].head += to_u64(bytes.len());
+        inner.segments[active].unsynced = true;
+        drop(inner);
+        self.finish_write(&file, &bytes, place.offset, &[place.sequence])?;
+        Ok(place.sequence)
+    }
+
+    fn finish_write(
+        &self,
+        file: &Arc<dyn File>,
+        bytes: &[u8],
+        offset: u64,
+        sequences: &[u64],
+    ) -> io::Result<()> {
+        let outcome = file.write_at(bytes, offset);
+        let mut inner = self.inner.lock();
+        for sequence in sequences {
+            inner.in_flight.remove(sequence);
+        }
+        if let Err(error) = &outcome {
+            // A gap: no reader would get past it.
+            inner.failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        self.written.notify_all();
+        outcome
+    }
+
+    /// Makes every record up to `sequence` durable (`u64::MAX`: every one appended so far). One
+    /// sync serves all who wait.
+    pub(super) fn commit(&self, sequence: u64) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        let target = sequence.min(inner.next_sequence - 1);
+        let force = sequence == u64::MAX;
+        loop {
+            check(&inner).map_err(into_io)?;
+            let pending = inner.segments.iter().any(|segment| segment.unsynced);
+            if inner.durable_sequence >= target && !(force && pending && target == 0) {
+                return Ok(());
+            }
+            if inner.syncing {
+                self.synced.wait(&mut inner);
+                continue;
+            }
+            inner.syncing = true;
+            let end = inner.next_sequence - 1;
+            while inner.failed.is_none()
+                && inner.in_flight.first().is_some_and(|first| *first <= end)
+            {
+                self.written.wait(&mut inner);
+            }
+            let files: Vec<_> = inner
+                .segments
+                .iter_mut()
+                .filter_map(|segment| {
+                    std::mem::take(&mut segment.unsynced).then(|| segment.file.clone())
+                })
+                .collect();
+            let outcome = MutexGuard::unlocked(&mut inner, || {
+                files.iter().try_for_each(|file| file.sync_data())
+            });
+            inner.syncing = false;
+            self.synced.notify_all();
+            match outcome {
+                Ok(()) => inner.durable_sequence = inner.durable_sequence.max(end),
+                Err(error) => {
+                    // After a failed sync the kernel may have dropped the pages: nothing here can
+                    // be relied on any more.
+                    inner.failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
+                    return Err(error);
+                }
+            }
+            if force && target == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Up to which sequence the journal is durable.
+    pub(super) fn durable_sequence(&self) -> u64 {
+        self.inner.lock().durable_sequence
+    }
+
+    /// Reads a sealed block back.
+    pub(super) fn read_block(&self, place: &BlockPlace, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let file = {
+            let inner = self.inner.lock();
+            let segment = inner
+                .segments
+                .iter()
+                .find(|segment| segment.generation == place.generation)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+            segment.file.clone()
+        };
+        buffer.resize(place.len, 0);
+        let read = file.read_at(buffer, place.offset)?;
+        if read == place.len { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
+    }
+
+    /// Notes durably that everything changed before `time` is durable.
+    pub(super) fn record_durable_until(&self, time: Timestamp) -> io::Result<()> {
+        {
+            let mut inner = self.inner.lock();
+            inner.durable_until = time;
+            let active = active_index(&inner);
+            let segment = &inner.segments[active];
+            // The reserve is for records that end the segment.
+            if segment.head + RESERVE > segment.size - RESERVE / 2 {
+                return Ok(());
+            }
+        }
+        let sequence = self.append_own(&Record::DurableUntil {
+            seconds: time.seconds,
+            nanoseconds: time.nanoseconds,
+        })?;
+        self.commit(sequence)
+    }
+
+    /// Waits until a segment was made free, or the journal failed.
+    pub(super) fn wait_for_room(&self) {
+        let mut inner = self.inner.lock();
+        while inner.failed.is_none()
+            && !inner.segments.iter().any(|segment| segment.state == SegmentState::Free)
+        {
+            self.wanted.notify_all();
+            self.room.wait_for(&mut inner, std::time::Duration::from_millis(200));
+        }
+    }
+
+    /// Waits for a filled segment, at most so long.
+    pub(super) fn wait_for_filled(&self, patience: std::time::Duration) {
+        let mut inner = self.inner.lock();
+        if filled(&inner).is_none() {
+            self.wanted.wait_for(&mut inner, patience);
+        }
+    }
+
+    /// Wakes who waits in [`Self::wait_for_filled`].
+    pub(super) fn wake(&self) {
+        self.wanted.notify_all();
+    }
+
+    /// The filled segment's generation and the inodes with records in it.
+    pub(super) fn filled(&self) -> Option<(u64, Vec<Arc<Inode>>)> {
+        let inner = self.inner.lock();
+        filled(&inner)
+            .map(|segment| (segment.generation, segment.members.values().cloned().collect()))
+    }
+
+    /// Makes the active segment a filled one, if it has records of files and the other is free.
+    pub(super) fn fill_active(&self) -> io::Result<bool> {
+        let mut inner = self.inner.lock();
+        check(&inner).map_err(into_io)?;
+        let active = active_index(&inner);
+        if inner.segments[active].members.is_empty()
+            || inner.segments[1 - active].state != SegmentState::Free
+        {
+            return Ok(false);
+        }
+        inner.segments[active].state = SegmentState::Filled;
+        self.activate(&mut inner, 1 - active)?;
+        Ok(true)
+    }
+
+    /// Retires a filled segment whose blocks are all in place and synced.
+    pub(super) fn retire(&self, generation: u64) -> io::Result<()> {
+        let sequence = self.append_own(&Record::Retire { generation })?;
+        self.commit(sequence)
+    }
+
+    /// Frees a retired segment, once no reader needs its blocks.
+    pub(super) fn free(&self, generation: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(segment) = inner.segments.iter_mut().find(|segment| {
+            segment.generation == generation && segment.state == SegmentState::Filled
+        }) {
+            segment.state = SegmentState::Free;
+            segment.members.clear();
+        }
+        self.room.notify_all();
+    }
+
+    /// Records of blocks since the last call.
+    pub(super) fn take_activity(&self) -> u64 {
+        std::mem::take(&mut self.inner.lock().activity)
+    }
+
+    /// Whether any segment has records of files.
+    pub(super) fn has_members(&self) -> bool {
+        self.inner.lock().segments.iter().any(|segment| !segment.members.is_empty())
+    }
+
+    /// Everything is in place and synced: ends the journal and removes its files.
+    pub(super) fn finish(&self, directory: &dyn Directory) -> io::Result<()> {
+        let sequence = self.append_own(&Record::Clean)?;
+        self.commit(sequence)?;
+        for name in SEGMENT_NAMES {
+            directory.unlink(name)?;
+        }
+        directory.sync()
+    }
+}
+
+fn new_segment(directory: &dyn Directory, name: &[u8], size: u64) -> io::Result<Arc<dyn File>> {
+    match directory.unlink(name) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        _ => {}
+    }
+    let file = directory.create_file(name, 0o600)?;
+    match file.allocate(0, size) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        other => other?,
+    }
+    file.set_len(size)?;
+    Ok(Arc::from(file))
+}
+
+fn active_index(inner: &Inner) -> usize {
+    usize::from(inner.segments[1].state == SegmentState::Active)
+}
+
+fn filled(inner: &Inner) -> Option<&Segment> {
+    inner.segments.iter().find(|segment| segment.state == SegmentState::Filled)
+}
+
+fn check(inner: &Inner) -> Result<(), AppendError> {
+    match inner.failed {
+        Some(errno) => Err(AppendError::Failed(io::Error::from_raw_os_error(errno))),
+        None => Ok(()),
+    }
+}
+
+fn into_io(error: AppendError) -> io::Error {
+    match error {
+        AppendError::Full => io::Error::from_raw_os_error(libc::EAGAIN),
+        AppendError::Failed(error) => error,
+    }
+}
+
+fn file_record_len(path: &[u8]) -> usize {
+    4 + 16 + path.len() + RECORD_OVERHEAD
+}
+
+fn to_u64(len: usize) -> u64 {
+    u64::try_from(len).expect("a usize fits 64 bits")
+}

@@ -1,0 +1,677 @@
+//! Names: looking them up, and what creates, removes and moves them.
+//!
+//! The order of the steps is such that a power cut at any of them leaves every directory with its
+//! record and every long name with its sidecar: what makes an entry readable comes before the
+//! entry, and goes after it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use super::core::{Core, is_not_found};
+use super::directory::OpenDirectory;
+use super::error::{Error, Result};
+use super::inode::{Inode, NO_XATTRS, Open};
+use super::types::{Caller, Entry, InodeNumber};
+use crate::backing::{FileKind, RenameMode, Stat};
+use crate::crypto::random_array;
+use crate::format::directory::{DirId, RECORD_NAME};
+use crate::format::name::{CipherName, EntryName, TEMPORARY_PREFIX};
+use crate::format::symlink::{TARGET_MAX, split_overflow};
+
+const SET_GROUP_ID: u32 = 0o2000;
+const OWNER_WRITE_SEARCH: u32 = 0o300;
+
+impl Core {
+    /// Resolves a name.
+    pub(super) fn lookup(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<Entry> {
+        let directory = self.open_directory(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let stat = directory.directory.stat(cipher_name.entry()).map_err(not_found)?;
+        self.entry(parent, cipher_name.entry(), &stat, false)
+    }
+
+    /// Registers what an entry names, counting one lookup.
+    pub(super) fn entry(
+        &self,
+        parent: &Arc<Inode>,
+        entry: &[u8],
+        stat: &Stat,
+        is_new: bool,
+    ) -> Result<Entry> {
+        if stat.device != self.device {
+            return Err(Error::NotSupported);
+        }
+        let inode = self.inodes.look_up(self.number(stat.ino), stat.kind, is_new);
+        inode.add_location(parent, entry);
+        match self.plain_attributes(&inode, stat) {
+            Ok(attributes) => Ok(Entry { attributes, generation: inode.generation }),
+            Err(error) => {
+                self.forget(inode.number, 1);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn forget(&self, number: InodeNumber, count: u64) {
+        if let Some(inode) = self.inodes.forget(number, count) {
+            self.drop_if_idle(&inode);
+        }
+    }
+
+    /// Creates a regular file and opens it.
+    pub(super) fn create(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        mode: u32,
+    ) -> Result<Entry> {
+        self.check_writable()?;
+        let (directory, _guard) = self.lock_entries(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let inherits = directory.has_default_acl();
+        let mode = new_mode(caller, mode, inherits);
+        let file = with_sidecar(&directory, &cipher_name, || {
+            directory.directory.create_file(cipher_name.entry(), mode)
+        })?;
+        let mut stat = file.stat()?;
+        if self.give_to(caller, &directory, cipher_name.entry(), &stat, mode)? {
+            stat = file.stat()?;
+        }
+        let entry = self.entry(parent, cipher_name.entry(), &stat, true)?;
+        let inode = self.inode(entry.attributes.ino)?;
+        if !inherits {
+            inode.set_flag(NO_XATTRS);
+        }
+        inode.opens.fetch_add(1, Ordering::Relaxed);
+        self.adopt_new_file(&inode, Arc::from(file));
+        self.list_for_commit(parent);
+        Ok(entry)
+    }
+
+    /// Keeps the descriptor of a file that was just created; nothing of it is durable.
+    fn adopt_new_file(&self, inode: &Arc<Inode>, handle: Arc<dyn crate::backing::File>) {
+        let content = super::content::Content::new(handle, crate::backing::Access::ReadWrite);
+        *inode.open.lock() = Some(Open::File(Arc::new(super::content::OpenFile::new(content))));
+        self.descriptors.opened(inode);
+    }
+
+    /// Creates a file of any kind but directory and symlink.
+    pub(super) fn make_node(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        kind: FileKind,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Entry> {
+        if kind == FileKind::Regular {
+            let entry = self.create(caller, parent, name, mode)?;
+            self.release(&self.inode(entry.attributes.ino)?);
+            return Ok(entry);
+        }
+        self.check_writable()?;
+        let (directory, _guard) = self.lock_entries(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let mode = new_mode(caller, mode, directory.has_default_acl());
+        with_sidecar(&directory, &cipher_name, || {
+            directory.directory.make_node(cipher_name.entry(), kind, mode, u64::from(rdev))
+        })?;
+        self.finish_creation(caller, parent, &directory, &cipher_name, mode)
+    }
+
+    /// Creates a symlink.
+    pub(super) fn make_symlink(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry> {
+        self.check_writable()?;
+        if target.is_empty() {
+            return Err(Error::NotFound);
+        }
+        if target.len() > TARGET_MAX {
+            return Err(Error::NameTooLong);
+        }
+        let (directory, _guard) = self.lock_entries(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let sealed = self.codecs.symlinks.seal(target);
+        if let Some((id, rest)) = &sealed.overflow {
+            self.overflow_used.store(true, Ordering::Release);
+            self.overflow.make_symlink(rest, id.as_bytes())?;
+        }
+        let made = with_sidecar(&directory, &cipher_name, || {
+            directory.directory.make_symlink(&sealed.target, cipher_name.entry())
+        });
+        if made.is_err() {
+            self.remove_overflow(sealed.overflow.map(|(id, _)| id));
+        }
+        made?;
+        self.finish_creation(caller, parent, &directory, &cipher_name, 0o777)
+    }
+
+    /// The target of a symlink.
+    pub(super) fn read_target(&self, inode: &Arc<Inode>) -> Result<Vec<u8>> {
+        if inode.kind != FileKind::Symlink {
+            return Err(Error::Invalid);
+        }
+        let (directory, entry) = self.holder(inode)?;
+        let text = directory.directory.read_link(&entry).map_err(not_found)?;
+        let whole = match split_overflow(&text) {
+            Some((id, first)) => [first, &self.overflow.read_link(id.as_bytes())?].concat(),
+            None => text,
+        };
+        self.codecs.symlinks.open(&whole).map_err(|_| Error::Damaged { what: "a symlink target" })
+    }
+
+    /// Creates a directory: under a temporary name, given its record, then renamed.
+    pub(super) fn make_directory(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        mode: u32,
+    ) -> Result<Entry> {
+        self.check_writable()?;
+        let (directory, _guard) = self.lock_entries(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let mode = new_mode(caller, mode, directory.has_default_acl());
+        let temporary = temporary_name();
+        directory.directory.make_directory(&temporary, mode | OWNER_WRITE_SEARCH)?;
+        let finished = (|| {
+            let record = self.codecs.directories.encode(DirId::random());
+            directory.directory.make_symlink(&record, &record_in(&temporary))?;
+            if mode & OWNER_WRITE_SEARCH != OWNER_WRITE_SEARCH {
+                let made = directory.directory.stat(&temporary)?;
+                directory
+                    .directory
+                    .set_mode(&temporary, made.mode & !(OWNER_WRITE_SEARCH & !mode))?;
+            }
+            with_sidecar(&directory, &cipher_name, || {
+                directory.directory.rename(
+                    &temporary,
+                    &*directory.directory,
+                    cipher_name.entry(),
+                    RenameMode::NoReplace,
+                )
+            })
+        })();
+        if let Err(error) = finished {
+            remove_temporary(&directory, &temporary);
+            return Err(error);
+        }
+        self.finish_creation(caller, parent, &directory, &cipher_name, mode)
+    }
+
+    /// Hands what was created to its owner, and registers it.
+    fn finish_creation(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        directory: &Arc<OpenDirectory>,
+        cipher_name: &CipherName,
+        mode: u32,
+    ) -> Result<Entry> {
+        let mut stat = directory.directory.stat(cipher_name.entry())?;
+        if self.give_to(caller, directory, cipher_name.entry(), &stat, mode)? {
+            stat = directory.directory.stat(cipher_name.entry())?;
+        }
+        self.list_for_commit(parent);
+        self.entry(parent, cipher_name.entry(), &stat, true)
+    }
+
+    /// Gives a new file to the caller; whether anything changed. The group stays where the
+    /// directory's set-group-ID bit gave it (`inode(7)`).
+    fn give_to(
+        &self,
+        caller: &Caller,
+        directory: &OpenDirectory,
+        entry: &[u8],
+        stat: &Stat,
+        mode: u32,
+    ) -> Result<bool> {
+        if caller.uid == stat.uid && caller.gid == stat.gid {
+            return Ok(false);
+        }
+        let inherits_group = directory.directory.stat(b".")?.mode & SET_GROUP_ID != 0;
+        let gid = if inherits_group { stat.gid } else { caller.gid };
+        if caller.uid == stat.uid && gid == stat.gid {
+            return Ok(false);
+        }
+        directory.directory.set_owner(entry, Some(caller.uid), Some(gid))?;
+        // A change of owner clears these bits.
+        if stat.kind != FileKind::Symlink && mode & 0o6000 != 0 {
+            directory.directory.set_mode(entry, stat.mode)?;
+        }
+        Ok(true)
+    }
+
+    /// Creates a hard link.
+    pub(super) fn hard_link(
+        &self,
+        inode: &Arc<Inode>,
+        parent: &Arc<Inode>,
+        name: &[u8],
+    ) -> Result<Entry> {
+        self.check_writable()?;
+        if inode.kind == FileKind::Directory {
+            return Err(Error::NotPermitted);
+        }
+        let (directory, _guard) = self.lock_entries(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let (source, source_entry) = self.holder(inode)?;
+        with_sidecar(&directory, &cipher_name, || {
+            source.directory.hard_link(&source_entry, &*directory.directory, cipher_name.entry())
+        })?;
+        self.list_for_commit(parent);
+        let stat = directory.directory.stat(cipher_name.entry())?;
+        self.entry(parent, cipher_name.entry(), &stat, false)
+    }
+
+    /// Removes a name of anything but a directory.
+    pub(super) fn unlink(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let (directory, _guard) = self.lock_entries(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let stat = directory.directory.stat(cipher_name.entry()).map_err(not_found)?;
+        if stat.kind == FileKind::Directory {
+            return Err(Error::IsDirectory);
+        }
+        let going = self.prepare_removal(parent, &directory, cipher_name.entry(), &stat)?;
+        directory.directory.unlink(cipher_name.entry()).map_err(not_found)?;
+        remove_sidecar(&directory, &cipher_name);
+        self.finish_removal(parent, cipher_name.entry(), going);
+        self.list_for_commit(parent);
+        Ok(())
+    }
+
+    /// Before a name of a file goes: what is open stays reachable, and the journal's records don't
+    /// need the name.
+    fn prepare_removal(
+        &self,
+        parent: &Arc<Inode>,
+        directory: &OpenDirectory,
+        entry: &[u8],
+        stat: &Stat,
+    ) -> Result<Going> {
+        let last = stat.links <= 1;
+        let inode = self.inodes.get(self.number(stat.ino));
+        let mut overflows = Vec::new();
+        if last && self.overflow_used.load(Ordering::Acquire) {
+            let handle =
+                super::attributes::Handle::File(Arc::from(directory.directory.pin(entry)?));
+            overflows = self.overflows_of(&handle);
+            if stat.kind == FileKind::Symlink {
+                let target = directory.directory.read_link(entry)?;
+                overflows.extend(split_overflow(&target).map(|(id, _)| id.to_owned()));
+            }
+        }
+        if let Some(inode) = &inode {
+            if inode.has_only_location(parent, entry) {
+                self.pin(inode, directory, entry)?;
+            }
+            if !last {
+                if let Some(file) = inode.open_file() {
+                    self.settle_records(&mut file.content.write())?;
+                }
+            }
+        }
+        Ok(Going { inode, last, overflows })
+    }
+
+    fn pin(&self, inode: &Arc<Inode>, directory: &OpenDirectory, entry: &[u8]) -> Result<()> {
+        match inode.kind {
+            FileKind::Regular => match self.open_content(inode) {
+                // A damaged file can still be deleted.
+                Ok(_) | Err(Error::Damaged { .. }) => Ok(()),
+                Err(error) if matches!(error.errno(), libc::EACCES | libc::EPERM) => Ok(()),
+                Err(error) => Err(error),
+            },
+            FileKind::Directory => self.open_directory(inode).map(drop),
+            _ => {
+                let mut open = inode.open.lock();
+                if open.is_none() {
+                    *open = Some(Open::Pin(Arc::from(directory.directory.pin(entry)?)));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn finish_removal(&self, parent: &Arc<Inode>, entry: &[u8], going: Going) {
+        if let Some(inode) = &going.inode {
+            inode.remove_location(parent, entry);
+            if going.last {
+                if let Some(file) = inode.open_file() {
+                    file.content.write().orphan = true;
+                }
+            }
+            self.drop_if_idle(inode);
+        }
+        for id in going.overflows {
+            self.remove_overflow(Some(id));
+        }
+    }
+
+    /// Removes an empty directory: renamed to a temporary name, so that it never stands there
+    /// without its record.
+    pub(super) fn remove_directory(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let directory = self.open_directory(parent)?;
+        let cipher_name = directory.encrypt(name)?;
+        let stat = directory.directory.stat(cipher_name.entry()).map_err(not_found)?;
+        if stat.kind != FileKind::Directory {
+            return Err(Error::NotDirectory);
+        }
+        let child = self.inodes.look_up(self.number(stat.ino), stat.kind, false);
+        child.add_location(parent, cipher_name.entry());
+        let outcome = (|| {
+            let _guards = lock_both(parent, &child);
+            let opened = self.open_directory(&child)?;
+            let litter = check_empty(&opened)?;
+            let temporary = temporary_name();
+            directory.directory.rename(
+                cipher_name.entry(),
+                &*directory.directory,
+                &temporary,
+                RenameMode::NoReplace,
+            )?;
+            for entry in litter {
+                remove_litter(&opened, &entry);
+            }
+            remove_temporary(&directory, &temporary);
+            remove_sidecar(&directory, &cipher_name);
+            child.remove_location(parent, cipher_name.entry());
+            self.list_for_commit(parent);
+            Ok(())
+        })();
+        self.forget(child.number, 1);
+        outcome
+    }
+
+    /// Renames.
+    pub(super) fn rename(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        new_parent: &Arc<Inode>,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let _guards = lock_both(parent, new_parent);
+        let (from, to) = (self.open_directory(parent)?, self.open_directory(new_parent)?);
+        let (old, new) = (from.encrypt(name)?, to.encrypt(new_name)?);
+        if Arc::ptr_eq(parent, new_parent) && old == new {
+            return from.directory.stat(old.entry()).map(drop).map_err(not_found);
+        }
+        let stat = from.directory.stat(old.entry()).map_err(not_found)?;
+        let target = match to.directory.stat(new.entry()) {
+            Ok(target) => Some(target),
+            Err(error) if is_not_found(&error) => None,
+            Err(error) => return Err(error.into()),
+        };
+        match (mode, &target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(Error::Exists),
+            (RenameMode::Exchange, None) => return Err(Error::NotFound),
+            (RenameMode::Replace, Some(target)) if target.ino == stat.ino => return Ok(()),
+            _ => {}
+        }
+        let moved = self.known(&stat, parent, old.entry());
+        let replaced = target.map(|target| (target, self.known(&target, new_parent, new.entry())));
+        let outcome = self.rename_known(
+            &Side { parent, directory: &from, name: &old, inode: &moved, stat: &stat },
+            &Target { parent: new_parent, directory: &to, name: &new, replaced: replaced.as_ref() },
+            mode,
+        );
+        self.forget(moved.number, 1);
+        if let Some((_, inode)) = &replaced {
+            self.forget(inode.number, 1);
+        }
+        outcome
+    }
+
+    /// The inode of an entry, with one lookup more.
+    fn known(&self, stat: &Stat, parent: &Arc<Inode>, entry: &[u8]) -> Arc<Inode> {
+        let inode = self.inodes.look_up(self.number(stat.ino), stat.kind, false);
+        inode.add_location(parent, entry);
+        inode
+    }
+
+    fn rename_known(&self, side: &Side<'_>, target: &Target<'_>, mode: RenameMode) -> Result<()> {
+        let exchange = mode == RenameMode::Exchange;
+        let mut litter = Vec::new();
+        let mut going = None;
+        if let (Some((stat, inode)), false) = (target.replaced, exchange) {
+            match (side.stat.kind == FileKind::Directory, stat.kind == FileKind::Directory) {
+                (true, false) => return Err(Error::NotDirectory),
+                (false, true) => return Err(Error::IsDirectory),
+                (true, true) => litter = check_empty(&*self.open_directory(inode)?)?,
+                (false, false) => {
+                    // After a power cut the name has the old file or the new one, whole.
+                    self.settle_before_rename(side.inode)?;
+                }
+            }
+            going = Some(self.prepare_removal(
+                target.parent,
+                target.directory,
+                target.name.entry(),
+                stat,
+            )?);
+        }
+        let moves_directory = side.stat.kind == FileKind::Directory
+            || (exchange
+                && target.replaced.is_some_and(|(stat, _)| stat.kind == FileKind::Directory));
+        let _paths = moves_directory.then(|| self.paths.write());
+        if moves_directory {
+            self.settle_all_records()?;
+        }
+        let open = side.inode.open_file();
+        let mut content = open.as_ref().map(|file| file.content.write());
+        if let Some(content) = &mut content {
+            self.settle_records(content)?;
+        }
+        let other =
+            target.replaced.filter(|(_, inode)| exchange && !Arc::ptr_eq(inode, side.inode));
+        let other_open = other.and_then(|(_, inode)| inode.open_file());
+        let mut other_content = other_open.as_ref().map(|file| file.content.write());
+        if let Some(content) = &mut other_content {
+            self.settle_records(content)?;
+        }
+        self.rename_entries(side, target, mode, litter)?;
+        if let Some((_, inode)) = other {
+            inode.remove_location(target.parent, target.name.entry());
+            inode.add_location(side.parent, side.name.entry());
+        }
+        side.inode.remove_location(side.parent, side.name.entry());
+        drop((content, other_content));
+        if let Some(going) = going {
+            self.finish_removal(target.parent, target.name.entry(), going);
+        }
+        side.inode.add_location(target.parent, target.name.entry());
+        self.list_for_commit(side.parent);
+        self.list_for_commit(target.parent);
+        Ok(())
+    }
+
+    /// The rename itself, with the sidecars of long names before and after it.
+    fn rename_entries(
+        &self,
+        side: &Side<'_>,
+        target: &Target<'_>,
+        mode: RenameMode,
+        litter: Vec<Vec<u8>>,
+    ) -> Result<()> {
+        let rename = |mode| {
+            side.directory.directory.rename(
+                side.name.entry(),
+                &*target.directory.directory,
+                target.name.entry(),
+                mode,
+            )
+        };
+        match (target.replaced, mode) {
+            (Some((stat, inode)), RenameMode::Replace) if stat.kind == FileKind::Directory => {
+                // The record in it keeps the filesystem below from replacing it: it moves aside.
+                let opened = self.open_directory(inode)?;
+                rename(RenameMode::Exchange)?;
+                let temporary = temporary_name();
+                side.directory.directory.rename(
+                    side.name.entry(),
+                    &*side.directory.directory,
+                    &temporary,
+                    RenameMode::NoReplace,
+                )?;
+                for entry in litter {
+                    remove_litter(&opened, &entry);
+                }
+                remove_temporary(side.directory, &temporary);
+            }
+            (Some(_), _) => rename(mode)?,
+            (None, _) => with_sidecar(target.directory, target.name, || rename(mode))?,
+        }
+        if mode != RenameMode::Exchange {
+            remove_sidecar(side.directory, side.name);
+        }
+        Ok(())
+    }
+
+    fn lock_entries<'a>(
+        &self,
+        parent: &'a Arc<Inode>,
+    ) -> Result<(Arc<OpenDirectory>, MutexGuard<'a, ()>)> {
+        let directory = self.open_directory(parent)?;
+        let guard = parent.entries.lock();
+        if parent.locations.lock().is_empty() && parent.number != InodeNumber::ROOT {
+            return Err(Error::NotFound);
+        }
+        Ok((directory, guard))
+    }
+}
+
+/// A file whose name is about to go.
+struct Going {
+    inode: Option<Arc<Inode>>,
+    last: bool,
+    overflows: Vec<String>,
+}
+
+struct Side<'a> {
+    parent: &'a Arc<Inode>,
+    directory: &'a Arc<OpenDirectory>,
+    name: &'a CipherName,
+    inode: &'a Arc<Inode>,
+    stat: &'a Stat,
+}
+
+struct Target<'a> {
+    parent: &'a Arc<Inode>,
+    directory: &'a Arc<OpenDirectory>,
+    name: &'a CipherName,
+    replaced: Option<&'a (Stat, Arc<Inode>)>,
+}
+
+/// Locks the entries of two directories, which may be the same one.
+fn lock_both<'a>(
+    a: &'a Arc<Inode>,
+    b: &'a Arc<Inode>,
+) -> (MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
+    if Arc::ptr_eq(a, b) {
+        return (a.entries.lock(), None);
+    }
+    let (low, high) = if a.number < b.number { (a, b) } else { (b, a) };
+    let first = low.entries.lock();
+    (first, Some(high.entries.lock()))
+}
+
+/// Runs what makes an entry, with the sidecar that a long name needs made before it.
+fn with_sidecar<T>(
+    directory: &OpenDirectory,
+    name: &CipherName,
+    make: impl FnOnce() -> std::io::Result<T>,
+) -> Result<T> {
+    let mut made_sidecar = false;
+    if let Some((sidecar, target)) = name.sidecar() {
+        match directory.directory.make_symlink(target, &sidecar) {
+            Ok(()) => made_sidecar = true,
+            // Of an entry that exists, or litter that serves as well.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    make().map_err(|error| {
+        if made_sidecar {
+            remove_sidecar(directory, name);
+        }
+        error.into()
+    })
+}
+
+/// Removes the sidecar of a long name whose entry is gone. One that stays is only litter.
+fn remove_sidecar(directory: &OpenDirectory, name: &CipherName) {
+    if let Some((sidecar, _)) = name.sidecar() {
+        let _ = directory.directory.unlink(&sidecar);
+    }
+}
+
+/// Whether a directory has no plain entries; what it has besides its record is litter.
+fn check_empty(directory: &OpenDirectory) -> Result<Vec<Vec<u8>>> {
+    let mut litter = Vec::new();
+    let mut occupied = false;
+    directory.directory.read_entries(0, &mut |raw| {
+        match directory.names.classify(raw.name) {
+            EntryName::Dots => {}
+            EntryName::Reserved => {
+                if raw.name != RECORD_NAME {
+                    litter.push(raw.name.to_vec());
+                }
+            }
+            EntryName::Plain(_) | EntryName::Long { .. } | EntryName::Damaged => occupied = true,
+        }
+        !occupied
+    })?;
+    if occupied { Err(Error::NotEmpty) } else { Ok(litter) }
+}
+
+/// Removes what an interrupted operation left in a directory that is going: a sidecar, or a
+/// temporary directory.
+fn remove_litter(directory: &OpenDirectory, entry: &[u8]) {
+    if directory.directory.unlink(entry).is_err() {
+        remove_temporary(directory, entry);
+    }
+}
+
+/// Removes a temporary directory with its record.
+fn remove_temporary(directory: &OpenDirectory, temporary: &[u8]) {
+    let _ = directory.directory.unlink(&record_in(temporary));
+    let _ = directory.directory.remove_directory(temporary);
+}
+
+/// The record's name in a directory, from the one above.
+fn record_in(directory: &[u8]) -> Vec<u8> {
+    [directory, b"/", RECORD_NAME].concat()
+}
+
+fn temporary_name() -> Vec<u8> {
+    let number = u64::from_le_bytes(random_array());
+    [TEMPORARY_PREFIX, format!("{number:016x}").as_bytes()].concat()
+}
+
+/// The mode of a new file: the umask applies unless an ACL is inherited (`acl(5)`).
+fn new_mode(caller: &Caller, mode: u32, inherits_acl: bool) -> u32 {
+    let mode = mode & 0o7777;
+    if inherits_acl { mode } else { mode & !caller.umask }
+}
+
+pub(super) fn not_found(error: std::io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Error::NotFound,
+        Some(libc::EEXIST) => Error::Exists,
+        _ => Error::Backing(error),
+    }
+}

@@ -1,0 +1,339 @@
+//! After an unclean end: reading the journal and writing in place what it holds. The time that
+//! takes grows with the journal, which is bounded, not with the vault.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use super::codecs::Codecs;
+use super::error::Result;
+use super::journal::SEGMENT_NAMES;
+use crate::backing::{Access, Directory, File, SetTime};
+use crate::format::header::{FileId, HEADER_LEN};
+use crate::format::journal::{
+    FIRST_RECORD, JournalCodec, Place, RECORD_HEADER_LEN, RECORD_OVERHEAD, Record,
+    SEGMENT_HEADER_LEN, SegmentHeader, split_blocks,
+};
+use crate::format::layout::{BlockIndex, CIPHER_BLOCK_SIZE};
+
+/// What recovery found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whether there was a journal.
+    pub(super) found: bool,
+    /// Whether the last mount ended uncleanly.
+    pub unclean: bool,
+    /// From when on (seconds since 1970) changes may not be durable.
+    pub since: Option<i64>,
+    /// Files of which blocks were written in place.
+    pub files: usize,
+    /// Blocks written in place.
+    pub blocks: usize,
+    /// Files of the journal that are no longer there (deleted, or truncated and written anew).
+    pub gone: usize,
+}
+
+/// Where the journal holds a block's newest version.
+struct Change {
+    segment: usize,
+    offset: u64,
+    len: usize,
+}
+
+#[derive(Default)]
+struct Pending {
+    paths: Vec<Vec<u8>>,
+    blocks: BTreeMap<u64, Change>,
+    /// Punched ranges that are too long for single entries, in order, with what follows.
+    punched: Vec<(u64, u64)>,
+}
+
+struct Reading {
+    clean: bool,
+    durable_until: Option<i64>,
+    retired: Vec<u64>,
+    files: HashMap<FileId, Pending>,
+}
+
+/// Recovers what lies in the journal of the vault directory, and removes the journal.
+///
+/// # Errors
+/// When the filesystem below fails; nothing is lost then, and recovery can run again.
+pub(super) fn recover(
+    vault: &dyn Directory,
+    tree: &dyn Directory,
+    codecs: &Codecs,
+) -> Result<Recovered> {
+    let codec = JournalCodec::new(&codecs.journal);
+    let mut segments = Vec::new();
+    let mut present = false;
+    for name in SEGMENT_NAMES {
+        match vault.open_file(name, Access::ReadWrite) {
+            Ok(file) => {
+                present = true;
+                let mut bytes = [0u8; SEGMENT_HEADER_LEN];
+                if file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN {
+                    if let Some(header) = codec.decode_header(&bytes) {
+                        segments.push((header, file));
+                    }
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !present {
+        return Ok(Recovered::default());
+    }
+    segments.sort_by_key(|(header, _)| header.generation);
+    let reading = read_segments(&codec, &segments)?;
+    let mut recovered = Recovered {
+        found: true,
+        unclean: !reading.clean,
+        since: reading.durable_until,
+        ..Recovered::default()
+    };
+    if !reading.clean {
+        let mut touched = Vec::new();
+        for (file_id, pending) in reading.files {
+            if pending.blocks.is_empty() && pending.punched.is_empty() {
+                continue;
+            }
+            match find(tree, codecs, file_id, &pending.paths)? {
+                Some(file) => {
+                    recovered.blocks += replay(&*file, &pending, &segments)?;
+                    recovered.files += 1;
+                    touched.push(file);
+                }
+                None => recovered.gone += 1,
+            }
+        }
+        for file in touched {
+            file.sync_data()?;
+        }
+    }
+    Ok(recovered)
+}
+
+/// Removes the journal, once everything in it is in place and what must be known of the unclean
+/// end is noted.
+pub(super) fn remove_journal(vault: &dyn Directory) -> io::Result<()> {
+    for name in SEGMENT_NAMES {
+        match vault.unlink(name) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+            _ => {}
+        }
+    }
+    vault.sync()
+}
+
+fn read_segments(
+    codec: &JournalCodec,
+    segments: &[(SegmentHeader, Box<dyn File>)],
+) -> Result<Reading> {
+    let mut reading =
+        Reading { clean: false, durable_until: None, retired: Vec::new(), files: HashMap::new() };
+    // What a newer segment retires must not be read from the older: so the newer first.
+    for (header, file) in segments.iter().rev() {
+        let mut retired = Vec::new();
+        each_record(codec, header, &**file, &mut |record, _| match record {
+            Record::Retire { generation } => retired.push(generation),
+            Record::Clean => reading.clean = true,
+            _ => {}
+        })?;
+        reading.retired.extend(retired);
+        let until = Some(header.durable_until.0);
+        reading.durable_until = reading.durable_until.max(until);
+    }
+    let mut expected = None;
+    for (index, (header, file)) in segments.iter().enumerate() {
+        if reading.retired.contains(&header.generation) {
+            continue;
+        }
+        // A gap between the segments: what follows it was never promised.
+        if expected.is_some_and(|(session, next)| {
+            session == header.session && next != header.first_sequence
+        }) {
+            break;
+        }
+        let mut locals: HashMap<u32, FileId> = HashMap::new();
+        let next = each_record(codec, header, &**file, &mut |record, offset| {
+            reading.take(&mut locals, index, record, offset);
+        })?;
+        expected = Some((header.session, next));
+    }
+    Ok(reading)
+}
+
+impl Reading {
+    fn take(
+        &mut self,
+        locals: &mut HashMap<u32, FileId>,
+        segment: usize,
+        record: Record,
+        offset: u64,
+    ) {
+        match record {
+            Record::File { local, file_id, path } => {
+                locals.insert(local, file_id);
+                self.files.entry(file_id).or_default().paths.push(path);
+            }
+            Record::Blocks { local, first, sealed } => {
+                let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) else {
+                    return;
+                };
+                let mut at = offset + u64::try_from(RECORD_HEADER_LEN + 16).expect("small");
+                for (index, block) in split_blocks(first, &sealed) {
+                    pending
+                        .blocks
+                        .insert(index.0, Change { segment, offset: at, len: block.len() });
+                    at += u64::try_from(block.len()).expect("a block");
+                }
+            }
+            Record::Truncate { local, from } => {
+                let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) else {
+                    return;
+                };
+                drop(pending.blocks.split_off(&from.0));
+                pending.punched.retain_mut(|(first, after)| {
+                    *after = (*after).min(from.0);
+                    first < after
+                });
+            }
+            Record::Punch { local, first, count } => {
+                let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) else {
+                    return;
+                };
+                let after = first.0.saturating_add(count);
+                let mut rest = pending.blocks.split_off(&first.0);
+                let mut beyond = rest.split_off(&after);
+                pending.blocks.append(&mut beyond);
+                pending.punched.push((first.0, after));
+            }
+            Record::DurableUntil { seconds, .. } => {
+                self.durable_until = self.durable_until.max(Some(seconds));
+            }
+            Record::Retire { .. } | Record::Clean => {}
+        }
+    }
+}
+
+/// Calls `sink` with each record and its offset; the sequence number after the last.
+fn each_record(
+    codec: &JournalCodec,
+    header: &SegmentHeader,
+    file: &dyn File,
+    sink: &mut dyn FnMut(Record, u64),
+) -> Result<u64> {
+    let size = file.stat()?.size;
+    let mut place = Place {
+        session: header.session,
+        generation: header.generation,
+        offset: FIRST_RECORD,
+        sequence: header.first_sequence,
+    };
+    let mut bytes = Vec::new();
+    loop {
+        let mut head = [0u8; RECORD_HEADER_LEN];
+        if place.offset >= size || file.read_at(&mut head, place.offset)? < RECORD_HEADER_LEN {
+            break;
+        }
+        let Some(len) = JournalCodec::announced_len(&head) else { break };
+        bytes.resize(len + RECORD_OVERHEAD, 0);
+        if file.read_at(&mut bytes, place.offset)? < bytes.len() {
+            break;
+        }
+        let Some(record) = codec.decode(&place, &bytes) else { break };
+        sink(record, place.offset);
+        place.offset += u64::try_from(bytes.len()).expect("bounded");
+        place.sequence += 1;
+    }
+    Ok(place.sequence)
+}
+
+/// The file with this ID at one of its paths.
+fn find(
+    tree: &dyn Directory,
+    codecs: &Codecs,
+    id: FileId,
+    paths: &[Vec<u8>],
+) -> Result<Option<Box<dyn File>>> {
+    for path in paths.iter().rev() {
+        let Some(file) = open_path(tree, path)? else { continue };
+        let mut header = [0u8; HEADER_LEN];
+        if file.read_at(&mut header, 0)? == HEADER_LEN && codecs.headers.decode(&header) == Ok(id) {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+fn open_path(tree: &dyn Directory, path: &[u8]) -> Result<Option<Box<dyn File>>> {
+    let mut components: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    if components.iter().any(|name| name.is_empty() || *name == b"." || *name == b"..") {
+        return Ok(None);
+    }
+    let Some(entry) = components.pop() else { return Ok(None) };
+    let mut opened: Option<Box<dyn Directory>> = None;
+    for name in components {
+        let next = opened.as_deref().unwrap_or(tree).open_directory(name);
+        match gone_is_none(next)? {
+            Some(directory) => opened = Some(directory),
+            None => return Ok(None),
+        }
+    }
+    let directory = opened.as_deref().unwrap_or(tree);
+    match directory.open_file(entry, Access::ReadWrite) {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            // The owner may have taken the permission to write from itself; it is given back after.
+            let mode = directory.stat(entry)?.mode;
+            directory.set_mode(entry, mode | 0o600)?;
+            let opened = directory.open_file(entry, Access::ReadWrite);
+            directory.set_mode(entry, mode)?;
+            Ok(Some(opened?))
+        }
+        outcome => gone_is_none(outcome),
+    }
+}
+
+fn gone_is_none<T>(outcome: io::Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EISDIR | libc::ENXIO) => {
+                Ok(None)
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+fn replay(
+    file: &dyn File,
+    pending: &Pending,
+    segments: &[(SegmentHeader, Box<dyn File>)],
+) -> Result<usize> {
+    let stat = file.stat()?;
+    for (first, after) in &pending.punched {
+        let from = BlockIndex(*first).cipher_offset();
+        file.punch_hole(from, BlockIndex(*after).cipher_offset() - from)?;
+    }
+    let mut count = 0;
+    let mut end = None;
+    for (index, change) in &pending.blocks {
+        {
+            let Change { segment, offset, len } = change;
+            let mut sealed = vec![0; *len];
+            segments[*segment].1.read_at(&mut sealed, *offset)?;
+            let at = BlockIndex(*index).cipher_offset();
+            file.write_at(&sealed, at)?;
+            count += 1;
+            end = (*len < CIPHER_BLOCK_SIZE).then(|| at + u64::try_from(*len).expect("a block"));
+        }
+    }
+    // A block shorter than a full one is the file's last: whatever lies after it was cut off.
+    if let Some(end) = end {
+        file.set_len(end)?;
+    }
+    file.set_times(SetTime::Keep, SetTime::At(stat.modified))?;
+    Ok(count)
+}

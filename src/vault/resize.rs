@@ -1,0 +1,342 @@
+//! Changing a file's size and its holes: truncate, fallocate, and seeking data and holes.
+
+use std::sync::Arc;
+
+use super::content::{Content, LiveBlock, to_u64};
+use super::core::Core;
+use super::error::{Error, Result};
+use super::inode::Inode;
+use super::journal::{FileRecord, FileReference, RecordOwner};
+use super::types::{FallocateMode, SeekWhence};
+use super::write::{Route, Stop};
+use crate::backing::SetTime;
+use crate::format::header::HEADER_LEN;
+use crate::format::layout::{
+    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, MAX_PLAIN_SIZE, cipher_size,
+};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+impl Core {
+    /// `ftruncate(2)`.
+    pub(super) fn truncate(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        self.check_writable()?;
+        if size > MAX_PLAIN_SIZE {
+            return Err(Error::TooLarge);
+        }
+        let file = self.open_content(inode)?;
+        self.with_content(&file, |content| {
+            self.writable(inode, content)?;
+            self.resize(inode, content, size)?;
+            self.touch(content)
+        })
+    }
+
+    /// Sets the times that a change of content sets, where the transport does not.
+    fn touch(&self, content: &Content) -> Result<(), Stop> {
+        if !self.options.kernel_keeps_times {
+            content.handle.set_times(SetTime::Keep, SetTime::Now)?;
+        }
+        Ok(())
+    }
+
+    fn resize(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
+        if size == 0 {
+            self.empty(inode, content)
+        } else if size < content.size {
+            self.shrink(inode, content, size)
+        } else if size > content.size {
+            self.grow(inode, content, size)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Truncates to nothing. Records of the old content name the old file ID, so they are void.
+    fn empty(&self, inode: &Arc<Inode>, content: &mut Content) -> Result<(), Stop> {
+        if content.size == 0 && content.keyed.is_none() {
+            return Ok(());
+        }
+        self.mark_dirty(inode);
+        content.handle.set_len(0)?;
+        content.keyed = None;
+        content.header_pending = false;
+        content.size = 0;
+        content.placed = 0;
+        content.durable = 0;
+        content.shrinks += 1;
+        content.sparse = false;
+        content.live.clear();
+        content.punched.clear();
+        content.reference = FileReference::default();
+        content.tail_sequence = None;
+        Ok(())
+    }
+
+    fn shrink(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
+        let tail = BlockIndex::containing(size);
+        let tail_len = tail.plain_len(size);
+        let keep = BlockIndex::count(size);
+        let keyed = content.keyed.clone().ok_or(Error::Damaged { what: "a file header" })?;
+
+        let mut sealed = Vec::new();
+        let mut route = Route::InPlace;
+        if tail_len > 0 {
+            let mut block = [0u8; BLOCK_SIZE];
+            self.read_old_block(content, tail, &mut block)?;
+            sealed.resize(tail_len + BLOCK_OVERHEAD, 0);
+            keyed.cipher.seal(tail, &block[..tail_len], &mut sealed);
+            route = self.route(content, tail, false)?;
+            if route == Route::Journal {
+                self.journal_blocks(inode, content, &keyed, tail, &sealed)?;
+            }
+        }
+        let cut_records = content.live.range(keep.0..).any(|(_, block)| !block.void)
+            || content.punched.iter().any(|(range, _)| range.end > keep.0);
+        if let (true, Some(journal)) = (cut_records && !content.orphan, self.journal()) {
+            let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
+            let record = FileRecord::Truncate { from: keep };
+            content.sequence = journal.append(owner, &record, || self.cipher_path(inode))?.sequence;
+            for (_, block) in content.live.range_mut(keep.0..) {
+                block.void = true;
+            }
+        }
+        content.shrinks += 1;
+        content.durable = content.durable.min(size);
+        content.size = size;
+        if size > content.placed
+            && content.live.get(&(keep.0 - 1)).is_some_and(LiveBlock::is_pending)
+        {
+            // The ciphertext file is shorter still: what was cut lay in the journal only.
+            return Ok(());
+        }
+        self.mark_dirty(inode);
+        if let (Some(journal), true) =
+            (self.journal(), route == Route::Journal || content.tail_sequence.is_some())
+        {
+            // From here on the old last block is cut, or made longer: the new one must be safe.
+            journal.commit(content.sequence)?;
+            content.tail_sequence = None;
+        }
+        self.write_header(content, &keyed)?;
+        content.handle.set_len(cipher_size(size))?;
+        content.placed = size;
+        if tail_len > 0 {
+            content.handle.write_at(&sealed, tail.cipher_offset())?;
+            if let Some(block) = content.live.get_mut(&tail.0) {
+                block.applied = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn grow(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
+        self.ensure_keyed(content);
+        content.sparse = true;
+        if content.size % BLOCK != 0 {
+            let block_end = BlockIndex::containing(content.size).next().plain_offset();
+            self.extend_tail(inode, content, block_end.min(size))?;
+        }
+        if size > content.size {
+            if let (Some(sequence), Some(journal)) = (content.tail_sequence, self.journal()) {
+                journal.commit(sequence)?;
+                content.tail_sequence = None;
+            }
+            self.mark_dirty(inode);
+            if let Some(keyed) = content.keyed.clone() {
+                self.write_header(content, &keyed)?;
+            }
+            content.handle.set_len(cipher_size(size))?;
+            content.placed = size;
+            content.size = size;
+        }
+        Ok(())
+    }
+
+    /// `fallocate(2)`.
+    pub(super) fn allocate(
+        &self,
+        inode: &Arc<Inode>,
+        mode: FallocateMode,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        self.check_writable()?;
+        if len == 0 {
+            return Err(Error::Invalid);
+        }
+        let end =
+            offset.checked_add(len).filter(|end| *end <= MAX_PLAIN_SIZE).ok_or(Error::TooLarge)?;
+        let file = self.open_content(inode)?;
+        self.with_content(&file, |content| {
+            self.writable(inode, content)?;
+            let zero = matches!(
+                mode,
+                FallocateMode::PunchHole
+                    | FallocateMode::ZeroRange
+                    | FallocateMode::ZeroRangeKeepSize
+            );
+            if zero {
+                self.punch(inode, content, offset, end.min(content.size))?;
+            }
+            if mode != FallocateMode::PunchHole {
+                let from = BlockIndex::containing(offset).cipher_offset();
+                let from = if offset < BLOCK { 0 } else { from };
+                content.handle.allocate(from, BlockIndex::count(end).cipher_offset() - from)?;
+            }
+            if matches!(mode, FallocateMode::Allocate | FallocateMode::ZeroRange)
+                && end > content.size
+            {
+                self.grow(inode, content, end)?;
+            }
+            self.touch(content)
+        })
+    }
+
+    /// Makes `offset..end`, which lies within the file, read as zeros, and gives its whole blocks
+    /// back to the filesystem below.
+    fn punch(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        offset: u64,
+        end: u64,
+    ) -> Result<(), Stop> {
+        if offset >= end {
+            return Ok(());
+        }
+        let first = BlockIndex::count(offset);
+        let after =
+            if end == content.size { BlockIndex::count(end) } else { BlockIndex::containing(end) };
+        if first >= after {
+            return self.write_zeros(inode, content, offset, end);
+        }
+        self.write_zeros(inode, content, offset, first.plain_offset())?;
+        self.write_zeros(inode, content, after.plain_offset().min(end), end)?;
+        content.sparse = true;
+        let through_journal = content.must_journal(first)
+            || content.live.range(first.0..after.0).next().is_some()
+            || content
+                .punched
+                .iter()
+                .any(|(range, _)| range.start < after.0 && first.0 < range.end);
+        if through_journal && self.route(content, first, true)? == Route::Journal && !content.orphan
+        {
+            let journal = self.journal().ok_or(Error::Damaged { what: "the journal" })?;
+            let keyed = content.keyed.clone().ok_or(Error::Damaged { what: "a file header" })?;
+            let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
+            let record = FileRecord::Punch { first, count: after.0 - first.0 };
+            let appended = journal.append(owner, &record, || self.cipher_path(inode))?;
+            content.sequence = appended.sequence;
+            content.punched.push((first.0..after.0, appended.generation));
+            journal.commit(appended.sequence)?;
+        }
+        self.mark_dirty(inode);
+        if content.placed < content.size {
+            if let (Some(sequence), Some(journal)) = (content.tail_sequence.take(), self.journal())
+            {
+                journal.commit(sequence)?;
+            }
+            if let Some(keyed) = content.keyed.clone() {
+                self.write_header(content, &keyed)?;
+            }
+            content.handle.set_len(cipher_size(content.size))?;
+            content.placed = content.size;
+        }
+        let from = first.cipher_offset();
+        content.handle.punch_hole(from, after.cipher_offset() - from)?;
+        for index in keys(content, first, after) {
+            content.live.remove(&index);
+        }
+        Ok(())
+    }
+
+    fn write_zeros(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        from: u64,
+        until: u64,
+    ) -> Result<(), Stop> {
+        if from >= until {
+            return Ok(());
+        }
+        let zeros = vec![0; usize::try_from(until - from).map_err(|_| Error::Invalid)?];
+        self.write_content(inode, content, from, &zeros)
+    }
+
+    /// `lseek(2)` for data and holes.
+    pub(super) fn seek_content(
+        &self,
+        inode: &Arc<Inode>,
+        offset: u64,
+        whence: SeekWhence,
+    ) -> Result<u64> {
+        let file = self.open_content(inode)?;
+        let content = file.content.read();
+        if offset >= content.size {
+            return Err(Error::NoOffset);
+        }
+        let start = BlockIndex::containing(offset);
+        let found = match whence {
+            SeekWhence::Data => next_data(&content, start)?
+                .map(|block| block.plain_offset().max(offset))
+                .filter(|at| *at < content.size),
+            SeekWhence::Hole => {
+                Some(next_hole(&content, start)?.plain_offset().max(offset).min(content.size))
+            }
+        };
+        found.ok_or(Error::NoOffset)
+    }
+}
+
+/// The first block at or after `from` with data.
+fn next_data(content: &Content, from: BlockIndex) -> Result<Option<BlockIndex>> {
+    let live = content
+        .live
+        .range(from.0..)
+        .find(|(_, block)| block.is_pending())
+        .map(|(index, _)| BlockIndex(*index));
+    let placed = content
+        .handle
+        .seek_data(from.cipher_offset())?
+        .map(|at| BlockIndex(at.saturating_sub(to_u64(HEADER_LEN)) / to_u64(CIPHER_BLOCK_SIZE)));
+    Ok(match (live, placed) {
+        (Some(live), Some(placed)) => Some(live.min(placed)),
+        (live, placed) => live.or(placed),
+    })
+}
+
+/// The first block at or after `from` that is a hole; the one after the last where there is none.
+fn next_hole(content: &Content, from: BlockIndex) -> Result<BlockIndex> {
+    let end = BlockIndex::count(content.size);
+    let mut at = from;
+    while at < end {
+        if content.live.get(&at.0).is_some_and(LiveBlock::is_pending) {
+            at = at.next();
+            continue;
+        }
+        let Some(hole) = content.handle.seek_hole(at.cipher_offset())? else { return Ok(at) };
+        let candidate =
+            BlockIndex(hole.saturating_sub(to_u64(HEADER_LEN)).div_ceil(to_u64(CIPHER_BLOCK_SIZE)))
+                .max(at);
+        if candidate >= end {
+            let pending = content.live.range(at.0..).any(|(_, block)| block.is_pending());
+            return Ok(if pending { candidate } else { end });
+        }
+        // Only a block that is a hole from end to end counts.
+        let data = content.handle.seek_data(candidate.cipher_offset())?;
+        let whole = data.is_none_or(|data| {
+            data >= candidate.next().cipher_offset().min(cipher_size(content.size))
+        });
+        if whole && !content.live.get(&candidate.0).is_some_and(LiveBlock::is_pending) {
+            return Ok(candidate);
+        }
+        at = candidate.next();
+    }
+    Ok(end)
+}
+
+fn keys(content: &Content, first: BlockIndex, after: BlockIndex) -> Vec<u64> {
+    content.live.range(first.0..after.0).map(|(index, _)| *index).collect()
+}

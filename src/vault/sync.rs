@@ -1,0 +1,190 @@
+//! Making things durable: fsync of files and directories, and the periodic commit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::content::OpenFile;
+use super::core::Core;
+use super::error::Result;
+use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY};
+use crate::backing::{FileKind, Timestamp};
+
+/// Files beyond which one sync of the whole filesystem is cheaper than one each.
+const SYNC_FILESYSTEM_FROM: usize = 64;
+
+/// What a file's content was when a sync began.
+#[derive(Clone, Copy)]
+struct Captured {
+    size: u64,
+    shrinks: u64,
+    sequence: u64,
+}
+
+impl Core {
+    /// `fsync(2)`, or `fdatasync(2)` with `data_only`, of a regular file.
+    pub(super) fn sync_file(&self, inode: &Arc<Inode>, data_only: bool) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let file = self.open_content(inode)?;
+        let (captured, handle) = {
+            let content = file.content.read();
+            (capture(&content), content.handle.clone())
+        };
+        let data_dirty = inode.clear_flag(DATA_DIRTY);
+        let metadata_dirty = !data_only && inode.clear_flag(METADATA_DIRTY);
+        let outcome = if metadata_dirty {
+            handle.sync_all()
+        } else if data_dirty {
+            handle.sync_data()
+        } else {
+            Ok(())
+        };
+        if let Err(error) = outcome {
+            inode.set_flag(DATA_DIRTY | METADATA_DIRTY);
+            return Err(error.into());
+        }
+        if let Some(journal) = self.journal() {
+            if captured.sequence > 0 {
+                journal.commit(captured.sequence)?;
+            }
+        }
+        let mut content = file.content.write();
+        content.syncs = if content.written_since_sync > (1 << 20) {
+            0
+        } else {
+            content.syncs.saturating_add(1)
+        };
+        content.written_since_sync = 0;
+        note_durable(&mut content, captured);
+        Ok(())
+    }
+
+    /// `fsync(2)` of a directory: its names are durable afterwards.
+    pub(super) fn sync_directory(&self, inode: &Arc<Inode>) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.open_directory(inode)?.directory.sync()?;
+        Ok(())
+    }
+
+    /// Remembers an inode for the periodic commit.
+    pub(super) fn list_for_commit(&self, inode: &Arc<Inode>) {
+        if !inode.set_flag(LISTED) {
+            self.dirty.lock().push(inode.clone());
+        }
+    }
+
+    /// Makes everything that was changed so far durable.
+    pub(super) fn commit_all(&self) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let started = now();
+        let batch = std::mem::take(&mut *self.dirty.lock());
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut captured: Vec<(Arc<OpenFile>, Captured)> = Vec::new();
+        let mut to_sync = Vec::new();
+        for inode in &batch {
+            inode.clear_flag(LISTED);
+            if let Some(file) = inode.open_file() {
+                let content = capture(&file.content.read());
+                captured.push((file, content));
+            }
+            let dirty = inode.clear_flag(DATA_DIRTY) | inode.clear_flag(METADATA_DIRTY);
+            if dirty || inode.kind == FileKind::Directory {
+                to_sync.push(inode.clone());
+            }
+        }
+        if let Err(error) = self.sync_inodes(&to_sync) {
+            for inode in to_sync {
+                inode.set_flag(DATA_DIRTY);
+                self.list_for_commit(&inode);
+            }
+            return Err(error);
+        }
+        if let Some(journal) = self.journal() {
+            journal.commit(u64::MAX)?;
+            journal.record_durable_until(started)?;
+        }
+        for (file, captured) in captured {
+            note_durable(&mut file.content.write(), captured);
+        }
+        for inode in &batch {
+            self.drop_if_idle(inode);
+        }
+        Ok(())
+    }
+
+    fn sync_inodes(&self, inodes: &[Arc<Inode>]) -> Result<()> {
+        if inodes.len() >= SYNC_FILESYSTEM_FROM && self.vault_directory.sync_filesystem()? {
+            return Ok(());
+        }
+        for inode in inodes {
+            if inode.locations.lock().is_empty() && inode.number != self.inodes.root().number {
+                // Unlinked: nothing of it is left after a power cut.
+                continue;
+            }
+            let outcome = match inode.kind {
+                FileKind::Directory => self.sync_directory(inode),
+                FileKind::Regular => self.open_content(inode).and_then(|file| {
+                    let handle = file.content.read().handle.clone();
+                    Ok(handle.sync_all()?)
+                }),
+                _ => Ok(()),
+            };
+            match outcome {
+                Err(error) if !matches!(error.errno(), libc::ENOENT | libc::ESTALE) => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Before a rename puts a file in another's place: the file's content is durable first.
+    pub(super) fn settle_before_rename(&self, inode: &Arc<Inode>) -> Result<()> {
+        if inode.kind != FileKind::Regular {
+            return Ok(());
+        }
+        let has_records = inode.open_file().is_some_and(|file| file.content.read().has_records());
+        if inode.flag(DATA_DIRTY) || has_records {
+            self.sync_file(inode, true)?;
+        }
+        Ok(())
+    }
+
+    /// Counts an open as ended.
+    pub(super) fn release(&self, inode: &Arc<Inode>) {
+        let _ = inode
+            .opens
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |opens| opens.checked_sub(1));
+    }
+}
+
+fn capture(content: &super::content::Content) -> Captured {
+    Captured { size: content.size, shrinks: content.shrinks, sequence: content.sequence }
+}
+
+/// What was captured before a sync is durable after it, unless it was cut off meanwhile.
+fn note_durable(content: &mut super::content::Content, captured: Captured) {
+    if content.shrinks == captured.shrinks {
+        content.durable = content.durable.max(captured.size);
+    }
+}
+
+/// The present time.
+pub(super) fn now() -> Timestamp {
+    let now = std::time::SystemTime::now();
+    match now.duration_since(std::time::UNIX_EPOCH) {
+        Ok(since) => Timestamp {
+            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: since.subsec_nanos(),
+        },
+        Err(_) => Timestamp::default(),
+    }
+}
