@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::content::{Content, to_u64, with_scratch};
 use super::core::Core;
@@ -19,30 +19,44 @@ use crate::format::layout::{BlockIndex, CIPHER_BLOCK_SIZE, cipher_size};
 /// The longest time between a change and its being durable without being asked.
 pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(4);
 
+/// How long to wait before trying again what failed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Bytes written in place at once.
 const APPLY_RUN: usize = 1 << 20;
 
 impl Core {
     /// The maintenance thread: commits periodically, empties filled segments, and after a quiet
-    /// interval empties the journal altogether. Ends when the core is closing.
+    /// interval empties the journal altogether; asleep while there is nothing to do. Ends when the
+    /// core is closing.
     pub(super) fn maintain(&self) {
-        let mut last_commit = std::time::Instant::now();
+        let mut commit_due: Option<Instant> = None;
         while !self.closing() {
-            match self.journal() {
-                Some(journal) => journal.wait_for_filled(Duration::from_millis(500)),
-                None => self.pause(Duration::from_millis(500)),
+            let patience = commit_due.map(|due| due.saturating_duration_since(Instant::now()));
+            self.signal.wait(patience);
+            if self.closing() {
+                return;
             }
             if let Err(error) = self.checkpoint_filled() {
                 tracing::error!(
                     "the journal could not be written in place, which will be tried again: {error}"
                 );
-                self.pause(Duration::from_secs(1));
+                std::thread::sleep(RETRY_INTERVAL);
+                self.signal.raise();
             }
-            if last_commit.elapsed() >= COMMIT_INTERVAL {
-                last_commit = std::time::Instant::now();
+            if commit_due.is_some_and(|due| due <= Instant::now()) {
+                commit_due = None;
                 self.commit_periodically();
             }
+            if commit_due.is_none() && self.has_work() {
+                commit_due = Some(Instant::now() + COMMIT_INTERVAL);
+            }
         }
+    }
+
+    /// Whether the periodic commit has something to do.
+    fn has_work(&self) -> bool {
+        !self.dirty.lock().is_empty() || self.journal().is_some_and(Journal::has_members)
     }
 
     fn commit_periodically(&self) {

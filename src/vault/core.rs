@@ -3,9 +3,8 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use super::codecs::Codecs;
 use super::descriptors::DescriptorCache;
@@ -13,6 +12,7 @@ use super::directory::OpenDirectory;
 use super::error::{Error, Result};
 use super::inode::{DATA_DIRTY, Inode, InodeTable, LISTED};
 use super::journal::Journal;
+use super::signal::Signal;
 use super::sync::now;
 use super::types::{FilesystemOptions, InodeNumber};
 use crate::backing::{Directory, FileKind, Stat};
@@ -41,8 +41,8 @@ pub(super) struct Core {
     pub(super) dirty: Mutex<Vec<Arc<Inode>>>,
     pub(super) windows: RwLock<Vec<Window>>,
     closing: AtomicBool,
-    pause_lock: Mutex<()>,
-    pause: Condvar,
+    /// Raised when the maintenance thread has work.
+    pub(super) signal: Arc<Signal>,
 }
 
 /// What a [`Core`] is made of.
@@ -77,8 +77,7 @@ impl Core {
             dirty: Mutex::new(Vec::new()),
             windows: RwLock::new(parts.windows),
             closing: AtomicBool::new(false),
-            pause_lock: Mutex::new(()),
-            pause: Condvar::new(),
+            signal: Arc::default(),
         }
     }
 
@@ -93,7 +92,7 @@ impl Core {
             return Ok(());
         }
         let codec = JournalCodec::new(&self.codecs.journal);
-        match Journal::create(&*self.vault_directory, codec, now()) {
+        match Journal::create(&*self.vault_directory, codec, now(), &self.signal) {
             Ok(journal) => {
                 let _ = self.journal.set(journal);
                 Ok(())
@@ -162,19 +161,7 @@ impl Core {
     /// Tells the maintenance thread to end.
     pub(super) fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
-        let _guard = self.pause_lock.lock();
-        self.pause.notify_all();
-        if let Some(journal) = self.journal() {
-            journal.wake();
-        }
-    }
-
-    /// Waits, at most so long, unless the core is closing.
-    pub(super) fn pause(&self, patience: Duration) {
-        let mut guard = self.pause_lock.lock();
-        if !self.closing() {
-            self.pause.wait_for(&mut guard, patience);
-        }
+        self.signal.raise();
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::inode::Inode;
+use super::signal::Signal;
 use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
 use crate::format::header::FileId;
@@ -119,7 +120,8 @@ pub(super) struct Journal {
     written: Condvar,
     synced: Condvar,
     room: Condvar,
-    wanted: Condvar,
+    /// Raised when a segment is filled and waits to be emptied.
+    signal: Arc<Signal>,
 }
 
 impl Journal {
@@ -131,6 +133,7 @@ impl Journal {
         directory: &dyn Directory,
         codec: JournalCodec,
         now: Timestamp,
+        signal: &Arc<Signal>,
     ) -> io::Result<Self> {
         let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
         for size in SEGMENT_SIZES {
@@ -140,7 +143,7 @@ impl Journal {
                 Ok(files) => {
                     let files: [Arc<dyn File>; 2] =
                         files.try_into().ok().expect("two names, two files");
-                    let journal = Self::begin(files, size, codec, now)?;
+                    let journal = Self::begin(files, size, codec, now, signal.clone())?;
                     directory.sync()?;
                     return Ok(journal);
                 }
@@ -161,6 +164,7 @@ impl Journal {
         size: u64,
         codec: JournalCodec,
         now: Timestamp,
+        signal: Arc<Signal>,
     ) -> io::Result<Self> {
         let session = SessionId(random_array());
         let segment = |file| Segment {
@@ -191,7 +195,7 @@ impl Journal {
             written: Condvar::new(),
             synced: Condvar::new(),
             room: Condvar::new(),
-            wanted: Condvar::new(),
+            signal,
         };
         {
             let mut inner = journal.inner.lock();
@@ -232,7 +236,7 @@ impl Journal {
         }
         let other = 1 - active;
         if inner.segments[other].state != SegmentState::Free {
-            self.wanted.notify_all();
+            self.signal.raise();
             return Err(AppendError::Full);
         }
         if FIRST_RECORD + len + reserve > inner.segments[other].size {
@@ -243,7 +247,7 @@ impl Journal {
             inner.failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
             return Err(AppendError::Failed(error));
         }
-        self.wanted.notify_all();
+        self.signal.raise();
         Ok(other)
     }
 
@@ -499,22 +503,9 @@ impl Journal {
         while inner.failed.is_none()
             && !inner.segments.iter().any(|segment| segment.state == SegmentState::Free)
         {
-            self.wanted.notify_all();
+            self.signal.raise();
             self.room.wait_for(&mut inner, std::time::Duration::from_millis(200));
         }
-    }
-
-    /// Waits for a filled segment, at most so long.
-    pub(super) fn wait_for_filled(&self, patience: std::time::Duration) {
-        let mut inner = self.inner.lock();
-        if filled(&inner).is_none() {
-            self.wanted.wait_for(&mut inner, patience);
-        }
-    }
-
-    /// Wakes who waits in [`Self::wait_for_filled`].
-    pub(super) fn wake(&self) {
-        self.wanted.notify_all();
     }
 
     /// The filled segment's generation and the inodes with records in it.

@@ -20,6 +20,7 @@ mod recovery;
 mod resize;
 mod settle;
 mod setup;
+mod signal;
 mod slots;
 mod sync;
 mod types;

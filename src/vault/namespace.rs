@@ -467,6 +467,10 @@ impl Core {
         let moves_directory = side.stat.kind == FileKind::Directory
             || (exchange
                 && target.replaced.is_some_and(|(stat, _)| stat.kind == FileKind::Directory));
+        if moves_directory {
+            // Most of the work is done before others have to wait.
+            self.settle_all_records()?;
+        }
         let _paths = moves_directory.then(|| self.paths.write());
         if moves_directory {
             self.settle_all_records()?;

@@ -72,7 +72,11 @@ impl Core {
     /// Remembers an inode for the periodic commit.
     pub(super) fn list_for_commit(&self, inode: &Arc<Inode>) {
         if !inode.set_flag(LISTED) {
-            self.dirty.lock().push(inode.clone());
+            let mut dirty = self.dirty.lock();
+            dirty.push(inode.clone());
+            if dirty.len() == 1 {
+                self.signal.raise();
+            }
         }
     }
 

@@ -170,7 +170,11 @@ impl Core {
             return Ok(Route::InPlace);
         }
         if self.journal().is_none() {
-            // The disk had no room for a journal: what is durable can't be replaced safely.
+            // The disk had no room for a journal; perhaps it has now.
+            self.create_journal()?;
+        }
+        if self.journal().is_none() {
+            // What is durable can't be replaced safely.
             return Err(Error::Backing(io::Error::from_raw_os_error(libc::ENOSPC)));
         }
         Ok(Route::Journal)
