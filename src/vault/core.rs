@@ -1,5 +1,6 @@
 //! What all operations of a mounted vault share.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,6 +30,8 @@ pub(super) struct Core {
     pub(super) overflow: Box<dyn Directory>,
     /// Whether the overflow directory may have entries, so that deletions must look.
     pub(super) overflow_used: AtomicBool,
+    /// Whether the overflow directory has entries since its last sync.
+    pub(super) overflow_dirty: AtomicBool,
     pub(super) inodes: InodeTable,
     pub(super) descriptors: DescriptorCache,
     /// The backing root's own inode number and device.
@@ -39,6 +42,8 @@ pub(super) struct Core {
     pub(super) paths: RwLock<()>,
     pub(super) checkpointing: Mutex<()>,
     pub(super) dirty: Mutex<Vec<Arc<Inode>>>,
+    /// By the number of the directory above: directories whose records are not yet synced.
+    pub(super) new_directories: Mutex<HashMap<InodeNumber, Vec<Arc<Inode>>>>,
     pub(super) windows: RwLock<Vec<Window>>,
     closing: AtomicBool,
     /// Raised when the maintenance thread has work.
@@ -68,6 +73,8 @@ impl Core {
             vault_directory: parts.vault_directory,
             overflow: parts.overflow,
             overflow_used: AtomicBool::new(parts.overflow_used),
+            overflow_dirty: AtomicBool::new(false),
+            new_directories: Mutex::default(),
             inodes,
             root_ino: parts.root_stat.ino,
             device: parts.root_stat.device,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::core::Core;
 use super::error::{Error, Result};
-use super::inode::{Inode, Location, Open, USED};
+use super::inode::{Inode, Location, NAMES_DIRTY, Open, USED};
 use crate::backing::{Directory, FileKind};
 use crate::format::directory::RECORD_NAME;
 use crate::format::name::{CipherName, NameCipher, NameError};
@@ -115,12 +115,16 @@ impl Core {
         Ok((self.open_directory(&location.parent)?, location.entry))
     }
 
-    /// The inode's path below the ciphertext root, for the journal.
-    pub(super) fn cipher_path(&self, inode: &Arc<Inode>) -> Option<Vec<u8>> {
+    /// The inode's path below the ciphertext root, for the journal, durable: recovery must find
+    /// the file by it, also when a rename of the file or of a directory above it was just made.
+    pub(super) fn journal_path(&self, inode: &Arc<Inode>) -> Option<Vec<u8>> {
         let mut entries = Vec::new();
         let mut at = inode.clone();
         while !Arc::ptr_eq(&at, self.inodes.root()) {
             let location = at.location()?;
+            if location.parent.flag(NAMES_DIRTY) {
+                self.sync_directory(&location.parent).ok()?;
+            }
             entries.push(location.entry);
             at = location.parent;
         }

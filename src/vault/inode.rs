@@ -41,6 +41,8 @@ pub(super) const DATA_DIRTY: u8 = 2;
 pub(super) const METADATA_DIRTY: u8 = 4;
 /// Listed for the periodic commit.
 pub(super) const LISTED: u8 = 8;
+/// A directory with names changed since its last sync.
+pub(super) const NAMES_DIRTY: u8 = 32;
 /// Used since the descriptor cache last looked.
 pub(super) const USED: u8 = 16;
 

@@ -87,7 +87,7 @@ impl Core {
         }
         inode.opens.fetch_add(1, Ordering::Relaxed);
         self.adopt_new_file(&inode, Arc::from(file));
-        self.list_for_commit(parent);
+        self.names_changed(parent);
         Ok(entry)
     }
 
@@ -143,6 +143,7 @@ impl Core {
         let sealed = self.codecs.symlinks.seal(target);
         if let Some((id, rest)) = &sealed.overflow {
             self.overflow_used.store(true, Ordering::Release);
+            self.overflow_dirty.store(true, Ordering::Release);
             self.overflow.make_symlink(rest, id.as_bytes())?;
         }
         let made = with_sidecar(&directory, &cipher_name, || {
@@ -205,7 +206,10 @@ impl Core {
             remove_temporary(&directory, &temporary);
             return Err(error);
         }
-        self.finish_creation(caller, parent, &directory, &cipher_name, mode)
+        let entry = self.finish_creation(caller, parent, &directory, &cipher_name, mode)?;
+        let inode = self.inode(entry.attributes.ino)?;
+        self.new_directories.lock().entry(parent.number).or_default().push(inode);
+        Ok(entry)
     }
 
     /// Hands what was created to its owner, and registers it.
@@ -221,7 +225,7 @@ impl Core {
         if self.give_to(caller, directory, cipher_name.entry(), &stat, mode)? {
             stat = directory.directory.stat(cipher_name.entry())?;
         }
-        self.list_for_commit(parent);
+        self.names_changed(parent);
         self.entry(parent, cipher_name.entry(), &stat, true)
     }
 
@@ -268,7 +272,7 @@ impl Core {
         with_sidecar(&directory, &cipher_name, || {
             source.directory.hard_link(&source_entry, &*directory.directory, cipher_name.entry())
         })?;
-        self.list_for_commit(parent);
+        self.names_changed(parent);
         let stat = directory.directory.stat(cipher_name.entry())?;
         self.entry(parent, cipher_name.entry(), &stat, false)
     }
@@ -286,7 +290,7 @@ impl Core {
         directory.directory.unlink(cipher_name.entry()).map_err(not_found)?;
         remove_sidecar(&directory, &cipher_name);
         self.finish_removal(parent, cipher_name.entry(), going);
-        self.list_for_commit(parent);
+        self.names_changed(parent);
         Ok(())
     }
 
@@ -387,7 +391,7 @@ impl Core {
             remove_temporary(&directory, &temporary);
             remove_sidecar(&directory, &cipher_name);
             child.remove_location(parent, cipher_name.entry());
-            self.list_for_commit(parent);
+            self.names_changed(parent);
             Ok(())
         })();
         self.forget(child.number, 1);
@@ -498,8 +502,8 @@ impl Core {
             self.finish_removal(target.parent, target.name.entry(), going);
         }
         side.inode.add_location(target.parent, target.name.entry());
-        self.list_for_commit(side.parent);
-        self.list_for_commit(target.parent);
+        self.names_changed(side.parent);
+        self.names_changed(target.parent);
         Ok(())
     }
 

@@ -96,7 +96,8 @@ impl Core {
         if let (true, Some(journal)) = (cut_records && !content.orphan, self.journal()) {
             let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
             let record = FileRecord::Truncate { from: keep };
-            content.sequence = journal.append(owner, &record, || self.cipher_path(inode))?.sequence;
+            content.sequence =
+                journal.append(owner, &record, || self.journal_path(inode))?.sequence;
             for (_, block) in content.live.range_mut(keep.0..) {
                 block.void = true;
             }
@@ -226,7 +227,7 @@ impl Core {
             let keyed = content.keyed.clone().ok_or(Error::Damaged { what: "a file header" })?;
             let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
             let record = FileRecord::Punch { first, count: after.0 - first.0 };
-            let appended = journal.append(owner, &record, || self.cipher_path(inode))?;
+            let appended = journal.append(owner, &record, || self.journal_path(inode))?;
             content.sequence = appended.sequence;
             content.punched.push((first.0..after.0, appended.generation));
             journal.commit(appended.sequence)?;

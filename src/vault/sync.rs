@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::content::OpenFile;
 use super::core::Core;
 use super::error::Result;
-use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY};
+use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY, NAMES_DIRTY};
 use crate::backing::{FileKind, Timestamp};
 
 /// Files beyond which one sync of the whole filesystem is cheaper than one each.
@@ -60,13 +60,43 @@ impl Core {
         Ok(())
     }
 
-    /// `fsync(2)` of a directory: its names are durable afterwards.
+    /// `fsync(2)` of a directory: its names are durable afterwards, and with a name what makes it
+    /// readable. Filesystems that journal metadata in order make the records of new directories
+    /// durable with the names; where another lies below, nothing is left to its mercy.
     pub(super) fn sync_directory(&self, inode: &Arc<Inode>) -> Result<()> {
         if self.options.read_only {
             return Ok(());
         }
-        self.open_directory(inode)?.directory.sync()?;
-        Ok(())
+        let new = self.new_directories.lock().remove(&inode.number).unwrap_or_default();
+        let outcome = self.sync_names(inode, &new);
+        if outcome.is_err() {
+            inode.set_flag(NAMES_DIRTY);
+            self.new_directories.lock().entry(inode.number).or_default().extend(new);
+        }
+        outcome
+    }
+
+    fn sync_names(&self, inode: &Arc<Inode>, new: &[Arc<Inode>]) -> Result<()> {
+        for child in new {
+            match self.open_directory(child) {
+                Ok(directory) => directory.directory.sync()?,
+                // Removed meanwhile.
+                Err(error) if error.errno() == libc::ENOENT => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.overflow_dirty.swap(false, Ordering::AcqRel) {
+            self.overflow.sync()?;
+        }
+        let directory = self.open_directory(inode)?;
+        inode.clear_flag(NAMES_DIRTY);
+        Ok(directory.directory.sync()?)
+    }
+
+    /// Notes that a directory's names changed.
+    pub(super) fn names_changed(&self, directory: &Arc<Inode>) {
+        directory.set_flag(NAMES_DIRTY);
+        self.list_for_commit(directory);
     }
 
     /// Remembers an inode for the periodic commit.
@@ -124,8 +154,23 @@ impl Core {
     }
 
     fn sync_inodes(&self, inodes: &[Arc<Inode>]) -> Result<()> {
-        if inodes.len() >= SYNC_FILESYSTEM_FROM && self.vault_directory.sync_filesystem()? {
-            return Ok(());
+        if inodes.len() >= SYNC_FILESYSTEM_FROM {
+            let new = std::mem::take(&mut *self.new_directories.lock());
+            let names: Vec<_> =
+                inodes.iter().filter(|inode| inode.clear_flag(NAMES_DIRTY)).collect();
+            let outcome = self.vault_directory.sync_filesystem();
+            if matches!(outcome, Ok(true)) {
+                return Ok(());
+            }
+            for inode in names {
+                inode.set_flag(NAMES_DIRTY);
+            }
+            let mut known = self.new_directories.lock();
+            for (parent, children) in new {
+                known.entry(parent).or_default().extend(children);
+            }
+            drop(known);
+            outcome?;
         }
         for inode in inodes {
             if inode.locations.lock().is_empty() && inode.number != self.inodes.root().number {

@@ -345,7 +345,7 @@ impl Core {
         reserve_space(content, first, sealed.len())?;
         let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
         let record = FileRecord::Blocks { first, sealed };
-        let appended = journal.append(owner, &record, || self.cipher_path(inode))?;
+        let appended = journal.append(owner, &record, || self.journal_path(inode))?;
         self.list_for_commit(inode);
         content.sequence = appended.sequence;
         let mut offset = appended.payload;
