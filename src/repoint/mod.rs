@@ -6,7 +6,22 @@
 //! [`repoint`] and [`set`] make the edits, [`revert`] takes them back even from a file that was
 //! edited by somebody else since, [`diff`] shows them.
 
+mod compose;
+mod detect;
+mod edit;
+mod env;
 mod error;
+mod expand;
+mod file;
+mod ini;
+mod insert;
+mod json;
+mod lexis;
+mod revert;
+mod scalar;
+mod spelling;
+mod toml;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,8 +59,8 @@ impl fmt::Display for Format {
 
 impl Format {
     /// The format of a file: from its name, else from its content; `None` where neither tells.
-    pub fn detect(_path: &Path, _content: &[u8]) -> Option<Self> {
-        None
+    pub fn detect(path: &Path, content: &[u8]) -> Option<Self> {
+        detect::detect(path, content)
     }
 }
 
@@ -156,6 +171,33 @@ pub struct Repointed {
     pub mentions: Vec<Mention>,
 }
 
+/// What is kept of an edit, to take it back.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Record {
+    /// The file's format.
+    pub format: Format,
+    /// The edits, in the order of the text.
+    pub edits: Vec<Edit>,
+    /// The SHA-256 of the text before.
+    #[serde(with = "base64_bytes")]
+    pub before: [u8; 32],
+    /// The SHA-256 of the text after.
+    #[serde(with = "base64_bytes")]
+    pub after: [u8; 32],
+}
+
+impl Repointed {
+    /// What to keep, to [`revert`] it. `original` is the text that was edited.
+    pub fn record(&self, format: Format, original: &[u8]) -> Record {
+        Record {
+            format,
+            edits: self.edits.clone(),
+            before: revert::digest(original),
+            after: revert::digest(&self.bytes),
+        }
+    }
+}
+
 /// A text with edits taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reverted {
@@ -164,7 +206,7 @@ pub struct Reverted {
     /// Whether the text was changed by somebody else since: then only our own edits are taken
     /// back, and the text is not the original.
     pub changed_since: bool,
-    /// Keys whose edit needed no taking back: the value is the old one already, or gone.
+    /// Keys whose edit needed no taking back: the value is the old one again, or gone.
     pub absent: Vec<String>,
 }
 
@@ -176,11 +218,11 @@ pub struct Reverted {
 /// the original with those values changed.
 pub fn repoint(
     bytes: &[u8],
-    _format: Format,
-    _relocation: &Relocation,
-    _context: &Context,
+    format: Format,
+    relocation: &Relocation,
+    context: &Context,
 ) -> Result<Repointed, Error> {
-    Ok(Repointed { bytes: bytes.to_vec(), edits: Vec::new(), mentions: Vec::new() })
+    edit::repoint(bytes, format, relocation, context)
 }
 
 /// Sets one value by its key (`backup.output_dir`, `volumes[0]`; parts with odd characters in
@@ -189,36 +231,44 @@ pub fn repoint(
 ///
 /// # Errors
 /// As [`repoint`]; [`Error::BadKey`], [`Error::NoSuchKey`].
-pub fn set(bytes: &[u8], format: Format, key: &str, _value: &str) -> Result<Repointed, Error> {
-    let _ = (bytes, format);
-    Err(Error::NoSuchKey { key: key.to_owned() })
+pub fn set(bytes: &[u8], format: Format, key: &str, value: &str) -> Result<Repointed, Error> {
+    edit::set(bytes, format, key, value)
 }
 
-/// Takes edits back. A text that is still as the edits left it becomes the original, byte for
+/// Takes a record's edits back. A text that is still as the edits left it becomes the original, byte for
 /// byte; from a text that was changed elsewhere since, only the edited values are taken back.
 ///
 /// # Errors
 /// [`Error::Conflict`] where an edited value has since been changed to something else.
-pub fn revert(current: &[u8], _format: Format, _edits: &[Edit]) -> Result<Reverted, Error> {
-    Ok(Reverted { bytes: current.to_vec(), changed_since: false, absent: Vec::new() })
+pub fn revert(current: &[u8], record: &Record) -> Result<Reverted, Error> {
+    revert::revert(current, record)
 }
 
 /// A unified diff of two texts under the file's name, empty where they are the same. Bytes that
 /// are not UTF-8 are shown as U+FFFD.
-pub fn diff(_name: &Path, _before: &[u8], _after: &[u8]) -> String {
-    String::new()
+pub fn diff(name: &Path, before: &[u8], after: &[u8]) -> String {
+    if before == after {
+        return String::new();
+    }
+    let before = String::from_utf8_lossy(before);
+    let after = String::from_utf8_lossy(after);
+    let name = name.display().to_string();
+    similar::TextDiff::from_lines(before.as_ref(), after.as_ref())
+        .unified_diff()
+        .header(&name, &name)
+        .to_string()
 }
 
 /// Replaces a file's content atomically and durably: a temporary file in the same directory with
 /// the same mode, owner, ACL and extended attributes, fsynced, renamed over the file, the
 /// directory fsynced. A symlink is followed, and stays. A crash leaves the old content or the
-/// new.
+/// new. A file that has the new content already is made durable and left.
 ///
 /// # Errors
 /// [`Error::Changed`] where the content is not `expected` any more; [`Error::HardLinked`],
 /// [`Error::NotAFile`], [`Error::Io`].
-pub fn replace_file(_path: &Path, _expected: &[u8], _content: &[u8]) -> Result<(), Error> {
-    Ok(())
+pub fn replace_file(path: &Path, expected: &[u8], content: &[u8]) -> Result<(), Error> {
+    file::replace(path, expected, content)
 }
 
 mod base64_bytes {
@@ -226,13 +276,22 @@ mod base64_bytes {
     use base64ct::{Base64, Encoding};
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Base64::encode_string(bytes))
+    pub(super) fn serialize<S: Serializer>(
+        bytes: impl AsRef<[u8]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Base64::encode_string(bytes.as_ref()))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<Vec<u8>>>(
         deserializer: D,
-    ) -> Result<Vec<u8>, D::Error> {
-        Base64::decode_vec(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    ) -> Result<T, D::Error> {
+        Base64::decode_vec(&String::deserialize(deserializer)?)
+            .map_err(de::Error::custom)?
+            .try_into()
+            .map_err(|_| de::Error::custom("of the wrong length"))
     }
 }
+
+#[cfg(test)]
+mod tests;
