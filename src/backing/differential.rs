@@ -246,7 +246,8 @@ fn perform_on_file(file: &dyn File, operation: &Operation) -> Outcome {
     }
 }
 
-fn dump(directory: &dyn Directory, depth: usize, text: &mut String) {
+/// Everything below `directory` but times and inode numbers, as text.
+pub(crate) fn dump(directory: &dyn Directory, depth: usize, text: &mut String) {
     let mut names = Vec::new();
     directory
         .read_entries(0, &mut |entry| {
@@ -278,8 +279,6 @@ fn dump(directory: &dyn Directory, depth: usize, text: &mut String) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn memory_behaves_as_the_system(
         operations in prop::collection::vec((operation(), 0..5_usize, 0..HANDLES), 1..300)

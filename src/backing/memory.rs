@@ -20,12 +20,12 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-pub(super) use self::content::PAGE;
+pub(super) use self::content::{Content, PAGE};
 use self::file::{MemoryFile, Mode};
 pub(super) use self::operations::{Event, Record};
 use self::operations::{LINKS_MAX, Shared, TARGET_MAX, check_xattr_sizes, effective_owner};
-use self::state::{Body, ROOT};
-pub(super) use self::state::{Change, InodeId, State};
+use self::state::Body;
+pub(super) use self::state::{Change, InodeId, ROOT, State};
 use super::{
     Access, Directory, File, FileKind, FilesystemStat, LockOutcome, RawEntry, RenameMode, SetTime,
     Stat, XattrMode, names,

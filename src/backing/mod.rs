@@ -9,11 +9,11 @@
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod conformance;
+pub mod crash;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod differential;
 pub mod fault;
-#[allow(dead_code, reason = "the crash double, which uses the rest, follows")]
 pub mod memory;
 mod names;
 pub mod os;

@@ -87,7 +87,7 @@ impl Content {
     /// Writes without growing the file: what lies past its end stays, unseen, until
     /// [`Self::set_len`] or [`Self::forget_past_end`] removes it or [`Self::grow`] shows it. A
     /// disk does so when the data has reached it and the size has not.
-    pub(crate) fn store(&mut self, data: &[u8], offset: u64) {
+    fn store(&mut self, data: &[u8], offset: u64) {
         for piece in pieces(offset, data.len()) {
             let source = &data[piece.from..piece.from + piece.len];
             let page = self.pages.entry(piece.page).or_insert(Page::Allocated);
@@ -100,15 +100,27 @@ impl Content {
         }
     }
 
+    /// Copies bytes that lie in one page out of another content, past its end too and without
+    /// growing. Where the other has a hole, nothing is copied.
+    pub(crate) fn copy(&mut self, from: &Self, offset: u64, len: u64) {
+        let Some(Page::Data(page)) = from.pages.get(&(offset / PAGE)) else { return };
+        let start = usize::try_from(offset % PAGE).unwrap_or(0);
+        let end = start.saturating_add(usize::try_from(len).unwrap_or(0)).min(PAGE_BYTES);
+        let bytes = page[start..end].to_vec();
+        self.store(&bytes, offset);
+    }
+
     /// Grows to at least `len`.
     pub(crate) fn grow(&mut self, len: u64) {
         self.size = self.size.max(len);
     }
 
     /// Truncates or extends; what lay past the smaller of both sizes reads as zeros afterwards.
+    /// What was allocated past the end stays where the file grows.
     pub(crate) fn set_len(&mut self, len: u64) {
+        let grows = len > self.size;
         self.size = self.size.min(len);
-        self.remove_past_end(false);
+        self.remove_past_end(grows);
         self.size = len;
     }
 

@@ -298,6 +298,20 @@ impl State {
         self.inodes.iter().filter_map(regular).collect()
     }
 
+    /// The numbers and kinds of all inodes.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = (InodeId, (u64, FileKind))> {
+        self.inodes.iter().map(|(id, inode)| (*id, (inode.ino, inode.kind)))
+    }
+
+    /// Tells every name: its directory, itself, and what it leads to.
+    pub(crate) fn names(&self, tell: &mut dyn FnMut(InodeId, &[u8], InodeId)) {
+        for (&parent, inode) in &self.inodes {
+            if let Body::Directory(entries) = &inode.body {
+                entries.after(0).for_each(|(_, name, id)| tell(parent, name, id));
+            }
+        }
+    }
+
     /// A number and an ID for an inode to be made.
     pub(super) fn new_identity(&mut self) -> (InodeId, u64) {
         let ino = self.free.first().copied().unwrap_or(self.next_ino);
