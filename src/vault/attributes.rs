@@ -142,8 +142,12 @@ impl Core {
         if stat.size < u64::try_from(TARGET_MAX).expect("small") {
             return Ok(plain_len(stat.size));
         }
-        let target = self.read_target(inode)?;
-        Ok(u64::try_from(target.len()).expect("at most 4095"))
+        match self.read_target(inode) {
+            Ok(target) => Ok(u64::try_from(target.len()).expect("at most 4095")),
+            // Reading it fails; but it must be seen, to be removed.
+            Err(Error::Damaged { .. }) => Ok(stat.size),
+            Err(error) => Err(error),
+        }
     }
 
     /// Changes attributes; the new ones.

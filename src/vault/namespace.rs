@@ -163,11 +163,15 @@ impl Core {
         }
         let (directory, entry) = self.holder(inode)?;
         let text = directory.directory.read_link(&entry).map_err(not_found)?;
+        let damaged = || Error::Damaged { what: "a symlink target" };
         let whole = match split_overflow(&text) {
-            Some((id, first)) => [first, &self.overflow.read_link(id.as_bytes())?].concat(),
+            Some((id, first)) => match self.overflow.read_link(id.as_bytes()) {
+                Err(error) if is_not_found(&error) => return Err(damaged()),
+                rest => [first, &rest?].concat(),
+            },
             None => text,
         };
-        self.codecs.symlinks.open(&whole).map_err(|_| Error::Damaged { what: "a symlink target" })
+        self.codecs.symlinks.open(&whole).map_err(|_| damaged())
     }
 
     /// Creates a directory: under a temporary name, given its record, then renamed.

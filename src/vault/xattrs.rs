@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::attributes::Handle;
-use super::core::Core;
+use super::core::{Core, is_not_found};
 use super::error::{Error, Result};
 use super::inode::{Inode, METADATA_DIRTY, NO_XATTRS, Open};
 use crate::backing::{Access, XattrMode};
@@ -49,7 +49,11 @@ impl Core {
                 Classified::Plain(name) => names.push(name),
                 Classified::Long => {
                     let value = handle.get_xattr(&attribute)?;
-                    names.extend(self.open_xattr(&attribute, &value)?.0);
+                    match self.open_xattr(&attribute, &value) {
+                        // Its name is lost; the others' are not.
+                        Err(Error::Damaged { .. }) => {}
+                        opened => names.extend(opened?.0),
+                    }
                 }
                 Classified::Foreign => {}
             }
@@ -142,7 +146,10 @@ impl Core {
         let sealed = match parse_value(value) {
             Some(StoredValue::Inline(sealed)) => sealed.to_vec(),
             Some(StoredValue::Overflow(id)) => {
-                let file = self.overflow.open_file(id.as_bytes(), Access::Read)?;
+                let file = match self.overflow.open_file(id.as_bytes(), Access::Read) {
+                    Err(error) if is_not_found(&error) => return Err(damaged),
+                    file => file?,
+                };
                 let mut sealed = vec![0; VALUE_MAX + 1024];
                 let read = file.read_at(&mut sealed, 0)?;
                 sealed.truncate(read);
