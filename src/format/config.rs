@@ -316,7 +316,7 @@ impl Config {
     }
 
     /// The hash of what is bound into a slot's wrapped key.
-    fn binding(&self, parameters: &SlotParameters) -> [u8; HASH_LEN] {
+    pub(super) fn binding(&self, parameters: &SlotParameters) -> [u8; HASH_LEN] {
         let mut canonical = Canonical::new("strongroom v1 key slot");
         self.put_invariant(&mut canonical);
         parameters.put(&mut canonical);
@@ -333,6 +333,11 @@ impl Config {
             canonical.field(role.as_bytes());
             canonical.field(cipher.as_bytes());
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn canonical_for_mac(&self) -> Vec<u8> {
+        self.canonical(MAC_LABEL).0
     }
 
     /// Everything, under a label that says what for.

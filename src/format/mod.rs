@@ -12,3 +12,6 @@ pub mod name;
 pub mod state;
 pub mod symlink;
 pub mod xattr;
+
+#[cfg(test)]
+mod vectors_tests;
