@@ -6,12 +6,13 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::failure::CommandResult;
-use super::{Context, completions};
+use super::{Context, completions, info, init, key, mount, status, umount};
 
 /// When to use colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorChoice {
     /// On a terminal, unless NO_COLOR is set.
+    #[default]
     Auto,
     /// Always.
     Always,
@@ -20,7 +21,7 @@ pub enum ColorChoice {
 }
 
 /// Options of every command.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct GlobalArgs {
     /// Print JSON lines for programs: progress and warnings, then one result.
     #[arg(long, global = true, help_heading = "Output")]
@@ -79,6 +80,19 @@ pub struct Cli {
 /// The commands. Each has a file of its own with its `Args` and its `run`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a vault.
+    Init(init::Args),
+    /// Mount a vault.
+    Mount(mount::Args),
+    /// Unmount a vault.
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Args),
+    /// Show what is mounted.
+    Status(status::Args),
+    /// Show what a vault tells without a secret.
+    Info(info::Args),
+    /// Manage the secrets that open a vault.
+    Key(key::Args),
     /// Write a shell's completion script to standard output.
     Completions(completions::Args),
 }
@@ -87,13 +101,30 @@ impl Command {
     /// The name, as results give it.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Init(_) => "init",
+            Self::Mount(_) => "mount",
+            Self::Umount(_) => "umount",
+            Self::Status(_) => "status",
+            Self::Info(_) => "info",
+            Self::Key(args) => args.name(),
             Self::Completions(_) => "completions",
         }
+    }
+
+    /// Whether its output is for a program of ours that waits, and nothing is for people.
+    pub const fn is_daemon(&self) -> bool {
+        matches!(self, Self::Mount(args) if args.daemon)
     }
 
     /// Runs it.
     pub fn run(&self, context: &Context) -> CommandResult {
         match self {
+            Self::Init(args) => init::run(args, context),
+            Self::Mount(args) => mount::run(args, context),
+            Self::Umount(args) => umount::run(args, context),
+            Self::Status(args) => status::run(args, context),
+            Self::Info(args) => info::run(args, context),
+            Self::Key(args) => key::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }
@@ -127,7 +158,8 @@ mod tests {
             }
             for argument in command.get_arguments() {
                 let Some(long) = argument.get_long() else { continue };
-                if !["help", "version"].contains(&long) && !page.contains(&format!("`--{long}")) {
+                let told = argument.is_hide_set() || ["help", "version"].contains(&long);
+                if !told && !page.contains(&format!("`--{long}")) {
                     missing.push(format!("{path} --{long}"));
                 }
             }

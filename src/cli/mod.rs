@@ -6,10 +6,22 @@
 
 pub mod args;
 pub mod completions;
+pub mod daemon;
 pub mod exit_code;
 pub mod failure;
+pub mod info;
+pub mod init;
+pub mod key;
+pub mod log;
+pub mod mount;
+pub mod mount_options;
+pub mod mounted;
 pub mod output;
 pub mod prompt;
+pub mod recovery;
+pub mod status;
+pub mod umount;
+pub mod vault_args;
 mod vault_failure;
 
 use std::ffi::OsString;
@@ -45,7 +57,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
-    let output = Output::new(&cli.global);
+    let output = Output::new(&cli.global, cli.command.is_daemon());
     let context = Context { output, global: cli.global };
     let result = cli.command.run(&context);
     output::finish(&context.output, cli.command.name(), result)

@@ -35,11 +35,13 @@ pub struct Output {
     verbosity: Verbosity,
     color_stdout: bool,
     color_stderr: bool,
+    /// Nothing on standard error: whoever reads the JSON lines says it all.
+    silent: bool,
 }
 
 impl Output {
-    /// As the command line and the terminal want it.
-    pub fn new(args: &GlobalArgs) -> Self {
+    /// As the command line and the terminal want it; `silent`: nothing on standard error.
+    pub fn new(args: &GlobalArgs, silent: bool) -> Self {
         let verbosity = if args.quiet {
             Verbosity::Quiet
         } else if args.verbose > 0 {
@@ -62,6 +64,7 @@ impl Output {
             verbosity,
             color_stdout: !args.json && allowed(io::stdout().is_terminal()),
             color_stderr: allowed(io::stderr().is_terminal()),
+            silent,
         }
     }
 
@@ -106,6 +109,9 @@ impl Output {
         if self.json {
             print_json(&json!({ "type": "warning", "message": text.to_string() }));
         }
+        if self.silent {
+            return;
+        }
         let label = self.paint_stderr("warning:", "33");
         write_line(&mut io::stderr().lock(), &format!("strongroom: {label} {text}"));
     }
@@ -120,6 +126,20 @@ impl Output {
             json: self.json,
             bar,
             state: Mutex::new(State { done: 0, total, last_line: None }),
+        }
+    }
+
+    /// Tells programs that a step was reached: a `progress` line with `phase` and the fields of
+    /// `value`.
+    pub fn event(&self, phase: &str, value: &impl Serialize) {
+        if self.json {
+            let mut object = Map::new();
+            object.insert("type".into(), "progress".into());
+            object.insert("phase".into(), phase.into());
+            if let Ok(Value::Object(fields)) = serde_json::to_value(value) {
+                object.extend(fields);
+            }
+            print_json(&Value::Object(object));
         }
     }
 
@@ -154,6 +174,9 @@ impl Output {
             }
             object.extend(failure.details.clone());
             print_json(&Value::Object(object));
+        }
+        if self.silent {
+            return;
         }
         let mut stderr = io::stderr().lock();
         let label = self.paint_stderr("error:", "1;31");

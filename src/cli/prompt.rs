@@ -12,11 +12,14 @@ use zeroize::Zeroizing;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, plain_reason};
 use super::output::Output;
+use crate::crypto::{
+    KeyFile, MAX_KEY_FILE_LEN, MAX_PASSPHRASE_LEN, Passphrase, RecoveryKey, Secret, SecretError,
+};
 
 /// The longest passphrase, in bytes, newline included.
-const MAX_PASSPHRASE: usize = 64 * 1024;
-/// The longest key file, in bytes.
-const MAX_KEY_FILE: usize = 1024 * 1024;
+const MAX_PASSPHRASE: usize = MAX_PASSPHRASE_LEN + 2;
+/// The longest key file, in bytes; one more, so that a longer one is told from one of that length.
+const MAX_KEY_FILE: usize = MAX_KEY_FILE_LEN + 1;
 /// The names under which a systemd credential is looked for (`systemd.exec(5)`), in this order.
 const CREDENTIALS: [(&str, Kind); 3] = [
     ("strongroom.passphrase", Kind::Passphrase),
@@ -26,16 +29,6 @@ const CREDENTIALS: [(&str, Kind); 3] = [
 
 /// Bytes that are wiped when dropped.
 pub type SecretBytes = Zeroizing<Vec<u8>>;
-
-/// A secret as a person or a script gave it.
-pub enum GivenSecret {
-    /// A passphrase, without the newline at its end.
-    Passphrase(SecretBytes),
-    /// The bytes of a key file.
-    KeyFile(SecretBytes),
-    /// The words of a recovery key.
-    RecoveryKey(SecretBytes),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -53,11 +46,14 @@ impl Kind {
         }
     }
 
-    fn give(self, bytes: SecretBytes) -> GivenSecret {
+    fn give(self, bytes: SecretBytes) -> Result<Secret, SecretError> {
         match self {
-            Self::Passphrase => GivenSecret::Passphrase(bytes),
-            Self::KeyFile => GivenSecret::KeyFile(bytes),
-            Self::RecoveryKey => GivenSecret::RecoveryKey(bytes),
+            Self::Passphrase => Passphrase::new(bytes).map(Secret::Passphrase),
+            Self::KeyFile => KeyFile::new(bytes).map(Secret::KeyFile),
+            Self::RecoveryKey => {
+                let words = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+                RecoveryKey::parse(&words).map(Secret::RecoveryKey)
+            }
         }
     }
 }
@@ -115,16 +111,26 @@ enum Source<'a> {
 
 impl SecretArgs {
     /// The secret that opens `subject` ("the vault /srv/vault").
-    pub fn obtain(&self, subject: &str, output: &Output) -> Result<GivenSecret, Failure> {
+    pub fn obtain(&self, subject: &str, output: &Output) -> Result<Secret, Failure> {
         let (kind, source) = self.source()?;
         obtain(kind, &source, &format!("{} of {subject}", capitalised(kind.noun())), false, output)
     }
 
     /// The secret of something that is being made: a passphrase typed is typed twice.
-    pub fn obtain_new(&self, subject: &str, output: &Output) -> Result<GivenSecret, Failure> {
+    pub fn obtain_new(&self, subject: &str, output: &Output) -> Result<Secret, Failure> {
         let (kind, source) = self.source()?;
         let prompt = format!("New {} for {subject}", kind.noun());
         obtain(kind, &source, &prompt, true, output)
+    }
+
+    /// Whether one of the options was given.
+    pub fn is_given(&self) -> bool {
+        self.passphrase_file.is_some()
+            || self.passphrase_command.is_some()
+            || self.passphrase_fd.is_some()
+            || self.key_file.is_some()
+            || self.recovery_key
+            || self.recovery_key_file.is_some()
     }
 
     /// Whether the secret will be typed, so that a typing error deserves another try.
@@ -153,7 +159,7 @@ impl SecretArgs {
 
 impl NewSecretArgs {
     /// The new secret for `subject`.
-    pub fn obtain(&self, subject: &str, output: &Output) -> Result<GivenSecret, Failure> {
+    pub fn obtain(&self, subject: &str, output: &Output) -> Result<Secret, Failure> {
         let (kind, source) = if let Some(path) = &self.new_passphrase_file {
             (Kind::Passphrase, Source::File(path))
         } else if let Some(command) = &self.new_passphrase_command {
@@ -209,7 +215,7 @@ fn obtain(
     prompt: &str,
     twice: bool,
     output: &Output,
-) -> Result<GivenSecret, Failure> {
+) -> Result<Secret, Failure> {
     let limit = if kind == Kind::KeyFile { MAX_KEY_FILE } else { MAX_PASSPHRASE };
     let (kind, bytes) = match source {
         Source::File(path) if kind != Kind::KeyFile && *path == Path::new("-") => {
@@ -239,7 +245,17 @@ fn obtain(
             _ => Failure::new(ExitCode::NoSecret, format!("the {} is empty", kind.noun())),
         });
     }
-    Ok(kind.give(bytes))
+    kind.give(bytes).map_err(|error| {
+        let code = match error {
+            SecretError::EmptyPassphrase | SecretError::LongPassphrase => ExitCode::NoSecret,
+            SecretError::ShortKeyFile { .. }
+            | SecretError::LongKeyFile
+            | SecretError::WordCount { .. }
+            | SecretError::UnknownWord { .. }
+            | SecretError::Checksum => ExitCode::WrongSecret,
+        };
+        Failure::new(code, error.to_string())
+    })
 }
 
 /// A credential that systemd put at our disposal.

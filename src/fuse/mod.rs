@@ -8,14 +8,18 @@ mod convert;
 mod error;
 mod mount;
 mod operations;
+mod process;
 mod processes;
 mod seek;
 mod session;
 mod table;
 
 pub use error::{MountError, ServeError, UnmountError};
-pub use mount::{Detach, Health, KernelOptions, MountPoint, health};
+pub use mount::{
+    Detach, Health, KernelOptions, MountPoint, close_inherited_on_exec, detach, health,
+};
 pub use operations::Operations;
+pub use process::{descriptors, prepare_process, protect_memory};
 pub use processes::{Holder, holders};
-pub use session::{MountOptions, MountedVault, UnmountFailure};
+pub use session::{MountOptions, MountedVault, ShutDown, UnmountFailure};
 pub use table::{MountEntry, absolute, mounted_on, mounts};

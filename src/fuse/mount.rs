@@ -296,7 +296,7 @@ pub enum Detach {
 ///
 /// # Errors
 /// [`UnmountError::Busy`] without the holders, or who refused.
-pub(super) fn detach(path: &Path, how: Detach) -> Result<(), UnmountError> {
+pub fn detach(path: &Path, how: Detach) -> Result<(), UnmountError> {
     let flags = match how {
         Detach::Cleanly => MntFlags::UMOUNT_NOFOLLOW,
         Detach::Lazily => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
@@ -384,6 +384,26 @@ pub(super) fn tune(device: (u32, u32)) {
             tracing::debug!("{} stays as it is: {error}", path.display());
         }
     }
+}
+
+/// Marks every descriptor but standard input, output and error to be closed when a program is
+/// executed: a daemon shall not keep open what its caller happened to have.
+#[allow(unsafe_code)]
+pub fn close_inherited_on_exec() {
+    // SAFETY: takes numbers only, and changes nothing but a flag that matters at exec.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if result != 0 {
+        tracing::debug!("inherited descriptors stay open: {}", io::Error::last_os_error());
+    }
+}
+
+/// Makes the kernel write back all it holds for a mounted filesystem, and waits for it.
+pub(super) fn write_back_all(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())?;
+    Ok(rustix::fs::syncfs(directory)?)
 }
 
 /// Writes the dirty pages of a file back to its filesystem and waits for it, no more: nothing is

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::adapter::{Adapter, AdapterSettings};
 use super::error::{MountError, ServeError, UnmountError};
-use super::mount::{Detach, KernelOptions, MountPoint, attach, detach, tune};
+use super::mount::{Detach, KernelOptions, MountPoint, attach, detach, tune, write_back_all};
 use super::operations::Operations;
 use super::processes::holders;
 use super::seek::{Connection, Seeker};
@@ -34,10 +34,15 @@ pub struct MountOptions {
 pub struct MountedVault {
     mount_point: PathBuf,
     device: (u32, u32),
+    sync_all: Box<dyn Fn() -> crate::vault::Result<()> + Send + Sync>,
     worker: Mutex<Option<JoinHandle<Result<(), ServeError>>>>,
     ended: Receiver<()>,
 }
 
+/// How long a process that is to end tries to unmount cleanly.
+const UNMOUNT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a connection that was cut may take to end.
+const ABORT_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two tries to unmount.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -94,6 +99,8 @@ impl MountedVault {
             .map(|entry| entry.device)
             .unwrap_or_default();
         let _ = known.set(Connection { device, notifier: session.notifier() });
+        let weak = Arc::downgrade(&core);
+        let sync_all = Box::new(move || weak.upgrade().map_or(Ok(()), |core| core.sync_all()));
         let (sender, ended) = crossbeam_channel::bounded(0);
         let worker = thread::Builder::new()
             .name("mount".into())
@@ -112,6 +119,7 @@ impl MountedVault {
         Ok(Self {
             mount_point: mount_point.path().to_owned(),
             device,
+            sync_all,
             worker: Mutex::new(Some(worker)),
             ended,
         })
@@ -152,6 +160,63 @@ impl MountedVault {
         Ok(self.wait()?)
     }
 
+    /// Ends the mount because the process is to end: unmounts it if nobody uses it, or takes it out
+    /// of the tree, so that nobody new comes in, and lets who uses it finish for `grace`, or until
+    /// something arrives on `hurry`.
+    ///
+    /// # Errors
+    /// When the service did not end well.
+    pub fn shut_down(
+        &self,
+        grace: Duration,
+        hurry: &Receiver<impl Send>,
+    ) -> Result<ShutDown, ServeError> {
+        match self.unmount(UNMOUNT_PATIENCE) {
+            Ok(()) => return Ok(ShutDown::Clean),
+            Err(UnmountFailure::Serve(error)) => return Err(error),
+            Err(UnmountFailure::Unmount(UnmountError::Busy { holders, .. })) => {
+                for holder in holders {
+                    tracing::warn!(
+                        "still used by process {} ({}): {}",
+                        holder.pid,
+                        holder.name,
+                        holder.how
+                    );
+                }
+            }
+            Err(UnmountFailure::Unmount(error)) => tracing::warn!("{error}"),
+        }
+        // What was written so far shall not depend on who goes on using it.
+        if let Err(error) = write_back_all(&self.mount_point) {
+            tracing::warn!("writing back before the end: {error}");
+        }
+        if let Err(error) = detach(&self.mount_point, Detach::Lazily) {
+            tracing::warn!("{error}");
+        }
+        crossbeam_channel::select! {
+            recv(self.ended) -> _ => return self.wait().map(|()| ShutDown::Clean),
+            recv(hurry) -> _ => {}
+            default(grace) => {}
+        }
+        self.abort()?;
+        Ok(ShutDown::StillUsed)
+    }
+
+    /// Cuts the connection, so that the core can be closed though files of the mount are in use.
+    fn abort(&self) -> Result<(), ServeError> {
+        // https://docs.kernel.org/filesystems/fuse/fuse.html#control-filesystem
+        let switch = format!("/sys/fs/fuse/connections/{}/abort", self.device.1);
+        let cut = std::fs::write(&switch, "1");
+        if cut.is_ok()
+            && self.ended.recv_timeout(ABORT_PATIENCE).is_err_and(|error| error.is_disconnected())
+        {
+            return self.wait();
+        }
+        // The end of this process cuts it; nobody waits for the thread any more.
+        drop(self.worker.lock().take());
+        (self.sync_all)().map_err(ServeError::Close)
+    }
+
     /// Waits until it is unmounted, by whomever, and the core is closed.
     ///
     /// # Errors
@@ -162,6 +227,16 @@ impl MountedVault {
             None => Ok(()),
         }
     }
+}
+
+/// How [`MountedVault::shut_down`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutDown {
+    /// Everything is durable and the vault is closed.
+    Clean,
+    /// Processes still use files of the mount, which is no longer in the tree. When this process
+    /// ends, they get errors; what was synced is safe, and the next mount recovers.
+    StillUsed,
 }
 
 /// Why [`MountedVault::unmount`] failed.

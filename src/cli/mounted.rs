@@ -1,0 +1,186 @@
+//! What is mounted now, who serves it, and whether it is well.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::fuse::{Health, MountEntry, health, mounts};
+use crate::vault::LOCK_NAME;
+
+/// How long a mount may take to answer before it counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Who holds a vault, as the lock file tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The process.
+    pub pid: u32,
+    /// The host that it runs on.
+    pub host: String,
+}
+
+impl Owner {
+    /// This process.
+    pub fn own() -> Self {
+        Self { pid: std::process::id(), host: host_name() }
+    }
+
+    /// The text for the lock file; [`Self::parse`] reads it.
+    pub fn text(&self, mount_point: &Path) -> String {
+        format!("process {} on host {}, mounted on {}", self.pid, self.host, mount_point.display())
+    }
+
+    /// Reads what [`Self::text`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("process ")?;
+        let (pid, rest) = rest.split_once(" on host ")?;
+        let (host, _) = rest.split_once(", mounted on ")?;
+        Some(Self { pid: pid.parse().ok()?, host: host.to_owned() })
+    }
+
+    /// Whether it runs on this host.
+    pub fn is_here(&self) -> bool {
+        self.host == host_name()
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Who holds the vault now; `None` when nobody does, or this user may not know.
+pub fn owner(vault: &Path) -> Option<Owner> {
+    let path = vault.join(OsStr::from_bytes(LOCK_NAME));
+    let text = fs::read_to_string(&path).ok()?;
+    // The text stays when the lock goes. To try the lock would keep out who wants it meanwhile.
+    let ino = fs::metadata(&path).ok()?.ino();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    if is_locked(&locks, ino) { Owner::parse(&text) } else { None }
+}
+
+/// Whether `/proc/locks` names a flock on an inode of that number. The device is not compared:
+/// some filesystems give stat(2) another one than they give the table.
+fn is_locked(locks: &str, ino: u64) -> bool {
+    locks.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        fields.next() == Some("FLOCK")
+            && fields
+                .nth(3)
+                .and_then(|place| place.rsplit(':').next())
+                .is_some_and(|number| number.parse() == Ok(ino))
+    })
+}
+
+/// A vault that is mounted.
+#[derive(Clone, Debug)]
+pub struct MountedHere {
+    /// Where.
+    pub mount_point: PathBuf,
+    /// The vault.
+    pub vault: PathBuf,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+    /// The device number.
+    pub device: (u32, u32),
+}
+
+/// All vaults that are mounted.
+pub fn all() -> Vec<MountedHere> {
+    mounts().unwrap_or_default().iter().filter_map(of_entry).collect()
+}
+
+/// The mounts of one vault.
+pub fn mounts_of(vault: &Path) -> Vec<MountedHere> {
+    let Ok(vault) = vault.canonicalize() else { return Vec::new() };
+    all().into_iter().filter(|mount| mount.vault == vault).collect()
+}
+
+fn of_entry(entry: &MountEntry) -> Option<MountedHere> {
+    Some(MountedHere {
+        mount_point: entry.mount_point.clone(),
+        vault: entry.vault()?,
+        read_only: entry.read_only,
+        device: entry.device,
+    })
+}
+
+impl MountedHere {
+    /// Whether it answers.
+    pub fn health(&self) -> Health {
+        health(&self.mount_point, PATIENCE)
+    }
+}
+
+/// A process, watched from before it ends, so that no other with its number is mistaken for it.
+pub struct Watched(OwnedFd);
+
+impl Watched {
+    /// Watches a process; `None` if there is none.
+    pub fn new(pid: u32) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok().map(Self)
+    }
+
+    /// Waits for its end; whether it came.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
+            match poll(&mut watched, timeout.as_ref()) {
+                Ok(0) => return false,
+                Ok(_) => return true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn owners_text_is_read_back() {
+        let owner = Owner { pid: 4711, host: "box, mounted".into() };
+        assert_eq!(
+            Owner::parse(&owner.text(Path::new("/mnt/a, mounted on b"))),
+            Some(Owner { pid: 4711, host: "box, mounted".into() })
+        );
+        assert_eq!(Owner::parse(""), None);
+        assert_eq!(Owner::parse("process x on host y, mounted on z"), None);
+        assert!(Owner::own().is_here());
+    }
+
+    #[test]
+    fn locks_are_found_by_inode() {
+        let table = "1: POSIX  ADVISORY  WRITE 77 fe:00:11 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 78 fe:00:4711 0 EOF\n";
+        assert!(is_locked(table, 4711));
+        assert!(!is_locked(table, 11));
+        assert!(!is_locked(table, 47));
+    }
+
+    #[test]
+    fn ends_are_seen() {
+        let mut child = Command::new("sleep").arg("30").spawn().unwrap();
+        let watched = Watched::new(child.id()).unwrap();
+        assert!(!watched.wait(Duration::ZERO));
+        child.kill().unwrap();
+        assert!(watched.wait(Duration::from_secs(20)));
+        child.wait().unwrap();
+    }
+}
