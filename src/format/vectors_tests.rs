@@ -366,3 +366,59 @@ fn words() {
     let hash: String = sha256(&[words]).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hash, "2f5eed53a4727b4bf8880d8f3f199efc90e58503646d9ff8eff3a2ed3b24dbda");
 }
+
+/// The rows of the table in `docs/format.md` that begins with this heading.
+fn table(heading: &str) -> Vec<Vec<&'static str>> {
+    let page = include_str!("../../docs/format.md");
+    let rows: Vec<_> = page
+        .lines()
+        .skip_while(|line| !line.starts_with(heading))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert!(!rows.is_empty(), "{heading} is in the page");
+    rows
+}
+
+#[test]
+fn the_page_shows_the_vectors() {
+    let page = include_str!("../../docs/format.md");
+    let text = include_str!("../../tests/vectors/format-1.json");
+    let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+    for pointer in [
+        "/config/text",
+        "/headers/0/header",
+        "/blocks/0/sealed",
+        "/directory_records/0/target",
+        "/names/1/entry",
+        "/xattrs/0/stored_name",
+    ] {
+        assert!(page.contains(vectors.pointer(pointer).unwrap().as_str().unwrap()), "{pointer}");
+    }
+    let labels = table("| Label | Key |").len();
+    assert_eq!(labels + 1, vectors["keys"].as_object().unwrap().len(), "and the file key");
+    for label in vectors["keys"].as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`strongroom v1 {label}`")), "{label}");
+    }
+}
+
+#[test]
+fn the_sizes_of_the_page() {
+    for row in table("| Plain size | Size on disk |") {
+        let [plain, cipher] = [0, 1].map(|column| row[column].parse().unwrap());
+        assert_eq!(layout::cipher_size(plain), cipher);
+        assert_eq!(layout::plain_size(cipher), plain);
+    }
+    let key = NameCipher::schedule(&vectors().1.name_key());
+    let cipher = NameCipher::new(key, DirId([0; 16]));
+    for row in table("| Plain name | Cipher name |") {
+        let bounds = row[0].trim_end_matches(" bytes").split(" to ");
+        let expected = [1, 2].map(|column: usize| row[column].parse::<usize>().unwrap());
+        for length in bounds {
+            let name = cipher.encrypt(&vec![b'x'; length.parse().unwrap()]).unwrap();
+            let whole = name.sidecar().map_or(name.entry().len(), |(_, target)| target.len());
+            assert_eq!([whole, name.entry().len()], expected, "{length}");
+        }
+    }
+}
