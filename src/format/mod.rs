@@ -14,4 +14,6 @@ pub mod symlink;
 pub mod xattr;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod vectors_tests;
