@@ -6,7 +6,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::failure::CommandResult;
-use super::{Context, completions, info, init, key, mount, status, umount};
+use super::{Context, completions, info, init, key};
+#[cfg(feature = "mount")]
+use super::{mount, status, umount};
 
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -83,11 +85,14 @@ pub enum Command {
     /// Make a vault.
     Init(init::Args),
     /// Mount a vault.
+    #[cfg(feature = "mount")]
     Mount(mount::Args),
     /// Unmount a vault.
+    #[cfg(feature = "mount")]
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
     /// Show what is mounted.
+    #[cfg(feature = "mount")]
     Status(status::Args),
     /// Show what a vault tells without a secret.
     Info(info::Args),
@@ -102,8 +107,11 @@ impl Command {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Init(_) => "init",
+            #[cfg(feature = "mount")]
             Self::Mount(_) => "mount",
+            #[cfg(feature = "mount")]
             Self::Umount(_) => "umount",
+            #[cfg(feature = "mount")]
             Self::Status(_) => "status",
             Self::Info(_) => "info",
             Self::Key(args) => args.name(),
@@ -113,15 +121,22 @@ impl Command {
 
     /// Whether its output is for a program of ours that waits, and nothing is for people.
     pub const fn is_daemon(&self) -> bool {
-        matches!(self, Self::Mount(args) if args.daemon)
+        match self {
+            #[cfg(feature = "mount")]
+            Self::Mount(args) => args.daemon,
+            _ => false,
+        }
     }
 
     /// Runs it.
     pub fn run(&self, context: &Context) -> CommandResult {
         match self {
             Self::Init(args) => init::run(args, context),
+            #[cfg(feature = "mount")]
             Self::Mount(args) => mount::run(args, context),
+            #[cfg(feature = "mount")]
             Self::Umount(args) => umount::run(args, context),
+            #[cfg(feature = "mount")]
             Self::Status(args) => status::run(args, context),
             Self::Info(args) => info::run(args, context),
             Self::Key(args) => key::run(args, context),

@@ -1,13 +1,12 @@
 //! `strongroom info`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::Context;
 use super::failure::CommandResult;
 use super::key::{describe_slot, human_date, slot_lines};
-use super::mounted;
 use super::vault_args::ConfigArgs;
 
 const EXAMPLES: &str = "\
@@ -35,7 +34,7 @@ const FORMAT_VERSION: u32 = 1;
 pub fn run(args: &Args, context: &Context) -> CommandResult {
     let vault = args.config.open(&args.vault, context)?;
     let config = vault.unverified_config();
-    let mounts = mounted::mounts_of(&args.vault);
+    let mount_points = mount_points(&args.vault);
     let output = &context.output;
     let list = |features: &[String]| match features {
         [] => "none".to_owned(),
@@ -48,13 +47,11 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     output.print(format!("Configuration   {}", vault.config_path().display()));
     output.print(format!("Needs           {}", list(&config.required_features)));
     output.print(format!("May use         {}", list(&config.optional_features)));
-    match mounts.as_slice() {
-        [] => output.print("Mounted         no"),
-        mounts => {
-            for mount in mounts {
-                output.print(format!("Mounted         on {}", mount.mount_point.display()));
-            }
-        }
+    if mount_points.is_empty() {
+        output.print("Mounted         no");
+    }
+    for mount_point in &mount_points {
+        output.print(format!("Mounted         on {mount_point}"));
     }
     output.print("Key slots");
     for line in slot_lines(config) {
@@ -70,13 +67,21 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
             "config": vault.config_path().display().to_string(),
             "required_features": config.required_features,
             "optional_features": config.optional_features,
-            "mount_points": mounts
-                .iter()
-                .map(|mount| mount.mount_point.display().to_string())
-                .collect::<Vec<_>>(),
+            "mount_points": mount_points,
             "slots": config.slots.iter().map(describe_slot).collect::<Vec<_>>(),
             "authenticated": false,
         }),
     );
     Ok(())
+}
+
+#[cfg(feature = "mount")]
+fn mount_points(vault: &Path) -> Vec<String> {
+    let mounts = super::mounted::mounts_of(vault);
+    mounts.iter().map(|mount| mount.mount_point.display().to_string()).collect()
+}
+
+#[cfg(not(feature = "mount"))]
+fn mount_points(_vault: &Path) -> Vec<String> {
+    Vec::new()
 }

@@ -6,20 +6,27 @@
 
 pub mod args;
 pub mod completions;
+#[cfg(feature = "mount")]
 pub mod daemon;
 pub mod exit_code;
 pub mod failure;
 pub mod info;
 pub mod init;
 pub mod key;
+#[cfg(feature = "mount")]
 pub mod log;
+#[cfg(feature = "mount")]
 pub mod mount;
+#[cfg(feature = "mount")]
 pub mod mount_options;
+#[cfg(feature = "mount")]
 pub mod mounted;
 pub mod output;
 pub mod prompt;
 pub mod recovery;
+#[cfg(feature = "mount")]
 pub mod status;
+#[cfg(feature = "mount")]
 pub mod umount;
 pub mod vault_args;
 mod vault_failure;
