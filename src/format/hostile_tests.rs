@@ -121,10 +121,9 @@ proptest! {
             prop_assert!(records.decode(&damaged).is_err());
         }
         let headers = HeaderCodec::new(&master.header_key());
-        if let Some(damaged) = damage.apply(&headers.encode(FileId([7; 16]))) {
-            if let Ok(header) = damaged.try_into() {
-                prop_assert!(headers.decode(&header).is_err());
-            }
+        let damaged = damage.apply(&headers.encode(FileId([7; 16])));
+        if let Some(Ok(header)) = damaged.map(TryInto::try_into) {
+            prop_assert!(headers.decode(&header).is_err());
         }
         let blocks = BlockCipher::new(&master.content_key(), FileId([7; 16]));
         let plain = [&plain[..], b"!"].concat();
@@ -193,10 +192,9 @@ proptest! {
             first_sequence: 17,
             durable_until: (-5, 7),
         };
-        if let Some(damaged) = damage.apply(&journal.encode_header(&header)) {
-            if let Ok(header) = damaged.try_into() {
-                prop_assert!(journal.decode_header(&header).is_none());
-            }
+        let damaged = damage.apply(&journal.encode_header(&header));
+        if let Some(Ok(header)) = damaged.map(TryInto::try_into) {
+            prop_assert!(journal.decode_header(&header).is_none());
         }
         for record in [
             Record::File { local: 1, file_id: FileId([2; 16]), path },

@@ -428,5 +428,8 @@ fn open_slot(config: &Config, slot: &KeySlot, secret: &Secret) -> Result<SlotOut
 }
 
 #[cfg(test)]
+#[path = "setup_crash_tests.rs"]
+mod crash_tests;
+#[cfg(test)]
 #[path = "setup_tests.rs"]
 mod tests;
