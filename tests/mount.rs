@@ -67,10 +67,17 @@ fn secrets_are_not_among_the_arguments_or_in_the_environment() {
     let place = Place::new();
     place.mount();
     let pid = place.pid();
-    for file in ["cmdline", "environ"] {
-        let text = fs::read(format!("/proc/{pid}/{file}")).unwrap();
-        assert!(!contains(&text, b"correct horse"), "{file}");
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(!contains(&arguments, b"correct horse"));
+    let environment = fs::read(format!("/proc/{pid}/environ"));
+    if !rustix::process::geteuid().is_root() {
+        // The rest nobody but root may see.
+        assert_eq!(environment.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(fs::read_dir(format!("/proc/{pid}/fd")).is_err());
+        assert!(fs::read(format!("/proc/{pid}/mem")).is_err());
+        return place.umount();
     }
+    assert!(!contains(&environment.unwrap(), b"correct horse"));
     // Nor does it keep what its caller had open, nor the caller's directory.
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
     for descriptor in ["0", "1", "2"] {
@@ -94,6 +101,10 @@ fn the_daemon_keeps_no_descriptor_of_its_caller() {
     mount = Command::new("sh");
     mount.args(["-c", "exec 9>\"$0\"; \"$@\""]).arg(&held).arg(program).args(arguments);
     run(&mut mount).expect(0);
+    if !rustix::process::geteuid().is_root() {
+        // Only root may look.
+        return place.umount();
+    }
     let pid = place.pid();
     let open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
@@ -413,4 +424,60 @@ fn odd_paths_are_mounted_shown_and_unmounted() {
     assert_eq!(status.result()["mounts"][0]["vault"], vault.to_str().unwrap());
     run(strongroom().arg("umount").arg(&mount_point)).expect(0);
     assert_eq!(fs::read_dir(&mount_point).unwrap().count(), 0);
+}
+
+/// All of the above again, where the tests run as root.
+#[test]
+fn as_an_ordinary_user() {
+    support::as_an_ordinary_user("as_an_ordinary_user");
+}
+
+/// Runs `cat` as another user.
+fn others_read(path: &Path) -> bool {
+    Command::new("setpriv")
+        .args(["--reuid", "65533", "--regid", "65533", "--clear-groups", "cat"])
+        .arg(path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+#[test]
+fn others_come_in_only_where_they_are_let_in_and_as_permissions_say() {
+    if !fuse_is_here("others_come_in_only_where_they_are_let_in_and_as_permissions_say") {
+        return;
+    }
+    let place = Place::new();
+    if !rustix::process::geteuid().is_root() {
+        // An ordinary user may let others in only where the administrator allows it.
+        let allowed = fs::read_to_string("/etc/fuse.conf")
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
+        if !allowed {
+            let refused = run(place.mount_command().arg("--allow-other")).expect(17);
+            assert!(refused.stderr.contains("/etc/fuse.conf"), "{}", refused.stderr);
+            assert!(!place.is_mounted());
+        }
+        return;
+    }
+    fs::set_permissions(place.root(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mount = place.mount();
+    let set_mode = |name: &str, mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(mount.join(name), permissions).unwrap();
+    };
+    set_mode("", 0o755);
+    for (name, mode) in [("open", 0o644), ("closed", 0o600)] {
+        fs::write(mount.join(name), "content").unwrap();
+        set_mode(name, mode);
+    }
+    assert!(!others_read(&mount.join("open")), "only the owner comes in");
+    place.umount();
+    for options in [&["--allow-other"][..], &["-o", "allow_other"]] {
+        place.mount_with(options);
+        assert!(others_read(&mount.join("open")));
+        assert!(!others_read(&mount.join("closed")));
+        place.umount();
+    }
 }

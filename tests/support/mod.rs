@@ -4,6 +4,7 @@
 //! `STRONGROOM_TEST_WITHOUT_FUSE`, set to the reason, lets them pass there; each then says so.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::print_stderr, reason = "a test that is not run says so")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -38,9 +39,62 @@ pub fn fuse_is_here(test: &str) -> bool {
 
 /// The program under test.
 pub fn strongroom() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin("strongroom"));
+    let mut command = Command::new(binary());
     command.env_remove("CREDENTIALS_DIRECTORY").env_remove("NO_COLOR").stdin(Stdio::null());
     command
+}
+
+fn binary() -> PathBuf {
+    match std::env::var_os("STRONGROOM_TEST_BINARY") {
+        Some(path) => path.into(),
+        None => env!("CARGO_BIN_EXE_strongroom").into(),
+    }
+}
+
+/// An ID that is nobody's who matters.
+const NOBODY: u32 = 65534;
+
+/// Runs the tests of this binary, but for the one named, as an ordinary user, if they run as root.
+/// In a mount namespace of their own they find a `/dev/fuse` that is open to all, as it is where
+/// udev made it.
+///
+/// # Panics
+/// When one of them fails.
+pub fn as_an_ordinary_user(except: &str) {
+    if !fuse_is_here(except) || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Where this binary lies, others may not come.
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let (tests, program) = (place.path().join("tests"), place.path().join("strongroom"));
+    fs::copy(std::env::current_exe().expect("this binary"), &tests).expect("a copy");
+    fs::copy(binary(), &program).expect("a copy");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let work = place.path().join("work");
+    fs::create_dir(&work).expect("a directory");
+    std::os::unix::fs::chown(&work, Some(NOBODY), Some(NOBODY)).expect("chown");
+    let script = "set -e
+        node=/dev/strongroom-test-$$
+        mknod -m 666 $node c 10 229
+        mount --bind $node /dev/fuse
+        rm $node
+        exec setpriv --reuid $1 --regid $1 --clear-groups -- \"$0\" --skip $2 --test-threads 2";
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "slave", "sh", "-c", script])
+        .args([tests.as_os_str(), NOBODY.to_string().as_ref(), except.as_ref()])
+        .env("STRONGROOM_TEST_BINARY", &program)
+        .env("TMPDIR", &work)
+        .env("HOME", &work)
+        .env("RUST_BACKTRACE", "0")
+        .current_dir(&work)
+        .output()
+        .expect("unshare");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("test result: ok"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// What a run of the program printed and ended with.
