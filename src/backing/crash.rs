@@ -38,8 +38,11 @@
 //! Either of data and growth may be there without the other: growth without data reads as zeros,
 //! data without growth is not seen.
 //!
-//! Files without a name are gone, and locks with them. Times of change that data writes leave
-//! behind are not modelled: they stay at what the last kept change of metadata set.
+//! A size that grew came to the disk with its inode, and so with the time of the write that made
+//! it grow. Other times of change that data writes leave behind are not modelled: they stay at
+//! what the last kept change of metadata set.
+//!
+//! Files without a name are gone, and locks with them.
 //!
 //! # Use
 //!

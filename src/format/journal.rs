@@ -11,7 +11,7 @@
 //! All integers are little-endian.
 
 use super::header::{FILE_ID_LEN, FileId};
-use super::layout::{BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE};
+use super::layout::{BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, MAX_PLAIN_SIZE};
 use crate::crypto::{AssociatedData, Domain, JournalKey, NONCE_LEN, Nonce, SealingKey, TAG_LEN};
 
 /// Bytes of a segment header.
@@ -70,12 +70,16 @@ pub enum Record {
         /// The sealed blocks, joined.
         sealed: Vec<u8>,
     },
-    /// `local (4) zero (4) block (8)`: earlier records of blocks from this one on are void.
-    Truncate {
+    /// `local (4) zero (4) plain size (8) sealed last block`: the file has this size; what earlier
+    /// records say of blocks beyond it is void. Where the size ends inside a block, that block
+    /// comes with the record: neither may be done without the other.
+    Resize {
         /// The file.
         local: u32,
-        /// The first block that is void.
-        from: BlockIndex,
+        /// In plain bytes.
+        size: u64,
+        /// The block that ends the file, if it is shorter than a full one and changes.
+        tail: Vec<u8>,
     },
     /// `local (4) zero (4) first block (8) count (8)`: these blocks become holes.
     Punch {
@@ -107,7 +111,7 @@ impl Record {
         match self {
             Self::File { .. } => 1,
             Self::Blocks { .. } => 2,
-            Self::Truncate { .. } => 3,
+            Self::Resize { .. } => 3,
             Self::Punch { .. } => 4,
             Self::DurableUntil { .. } => 5,
             Self::Retire { .. } => 6,
@@ -127,8 +131,9 @@ impl Record {
                 payload.extend_from_slice(&blocks_prefix(*local, *first));
                 payload.extend_from_slice(sealed);
             }
-            Self::Truncate { local, from } => {
-                payload.extend_from_slice(&blocks_prefix(*local, *from))
+            Self::Resize { local, size, tail } => {
+                payload.extend_from_slice(&blocks_prefix(*local, BlockIndex(*size)));
+                payload.extend_from_slice(tail);
             }
             Self::Punch { local, first, count } => {
                 payload.extend_from_slice(&blocks_prefix(*local, *first));
@@ -170,8 +175,14 @@ impl Record {
                 Some(Self::Blocks { local, first, sealed: sealed.to_vec() })
             }
             3 => {
-                let (local, from, rest) = prefix()?;
-                rest.is_empty().then_some(Self::Truncate { local, from })
+                let (local, BlockIndex(size), tail) = prefix()?;
+                let last = BlockIndex::containing(size).plain_len(size);
+                let fits = tail.is_empty() || (last > 0 && tail.len() == last + BLOCK_OVERHEAD);
+                (fits && size <= MAX_PLAIN_SIZE).then(|| Self::Resize {
+                    local,
+                    size,
+                    tail: tail.to_vec(),
+                })
             }
             4 => {
                 let (local, first, rest) = prefix()?;
@@ -373,7 +384,8 @@ mod tests {
                 first: BlockIndex(7),
                 sealed: vec![9; CIPHER_BLOCK_SIZE + 100],
             },
-            Record::Truncate { local: 1, from: BlockIndex(3) },
+            Record::Resize { local: 1, size: 12_345, tail: vec![5; 57 + BLOCK_OVERHEAD] },
+            Record::Resize { local: 1, size: 12_345, tail: Vec::new() },
             Record::Punch { local: 1, first: BlockIndex(3), count: 9 },
             Record::DurableUntil { seconds: -1, nanoseconds: 999_999_999 },
             Record::Retire { generation: 2 },

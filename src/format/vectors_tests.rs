@@ -342,7 +342,7 @@ fn the_journal() {
         read,
         [
             Record::File { local: 1, file_id, path: b"directory/file".to_vec() },
-            Record::Truncate { local: 1, from: BlockIndex(9) },
+            Record::Resize { local: 1, size: 9, tail: Vec::new() },
             Record::Punch { local: 1, first: BlockIndex(0), count: 2 },
             Record::DurableUntil { seconds: -1, nanoseconds: 999_999_999 },
             Record::Retire { generation: 4 },

@@ -99,6 +99,7 @@ impl Core {
                 let mut content = file.content.write();
                 content.live.retain(|_, block| block.place.generation != generation);
                 content.punched.retain(|(_, punched)| *punched != generation);
+                content.resized = content.resized.filter(|(_, resized)| *resized != generation);
             }
         }
         journal.free(generation);

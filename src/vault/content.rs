@@ -31,19 +31,17 @@ pub(super) struct LiveBlock {
     pub(super) place: BlockPlace,
     /// Written in place; kept because the record would still be replayed.
     pub(super) applied: bool,
-    /// Cut off by a truncation; kept because the record might still be replayed.
-    pub(super) void: bool,
 }
 
 impl LiveBlock {
     /// Whether the newest version lies in the journal and nowhere else.
     pub(super) fn is_pending(&self) -> bool {
-        !self.applied && !self.void
+        !self.applied
     }
 
     /// Whether it stands for a full block.
     pub(super) fn is_full(&self) -> bool {
-        !self.void && self.place.len == CIPHER_BLOCK_SIZE
+        self.place.len == CIPHER_BLOCK_SIZE
     }
 }
 
@@ -75,6 +73,9 @@ pub(super) struct Content {
     pub(super) live: BTreeMap<u64, LiveBlock>,
     /// Ranges of blocks with live punch records, by generation.
     pub(super) punched: Vec<(Range<u64>, u64)>,
+    /// The lowest size that a live record set, and the generation of the last such record: from
+    /// there on recovery takes the file's size and blocks from the journal alone.
+    pub(super) resized: Option<(u64, u64)>,
     pub(super) reference: FileReference,
     /// Sequence of the newest record about this file.
     pub(super) sequence: u64,
@@ -107,6 +108,7 @@ impl Content {
             shrinks: 0,
             live: BTreeMap::new(),
             punched: Vec::new(),
+            resized: None,
             reference: FileReference::default(),
             sequence: 0,
             tail_sequence: None,
@@ -123,12 +125,13 @@ impl Content {
         !self.orphan
             && (block < BlockIndex::count(self.durable)
                 || self.live.contains_key(&block.0)
-                || self.punched.iter().any(|(range, _)| range.contains(&block.0)))
+                || self.punched.iter().any(|(range, _)| range.contains(&block.0))
+                || self.resized.is_some_and(|(size, _)| block.next().plain_offset() > size))
     }
 
     /// Whether anything of the file is in the journal only, or would be replayed.
     pub(super) fn has_records(&self) -> bool {
-        !self.live.is_empty() || !self.punched.is_empty()
+        !self.live.is_empty() || !self.punched.is_empty() || self.resized.is_some()
     }
 }
 
@@ -232,10 +235,7 @@ impl Core {
 
     /// Whether a file changed in a span of time whose writes may be torn.
     pub(super) fn is_suspect(&self, stat: &Stat) -> bool {
-        self.windows
-            .read()
-            .iter()
-            .any(|window| (window.from..=window.until).contains(&stat.changed.seconds))
+        self.windows.read().iter().any(|window| stat.changed.seconds >= window.from)
     }
 
     /// Reads into `buffer`; the count, short only at the end of the file.

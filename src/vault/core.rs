@@ -14,7 +14,7 @@ use super::error::{Error, Result};
 use super::inode::{DATA_DIRTY, Inode, InodeTable, LISTED};
 use super::journal::Journal;
 use super::signal::Signal;
-use super::sync::now;
+use super::sync::backing_now;
 use super::types::{FilesystemOptions, InodeNumber};
 use crate::backing::{Directory, FileKind, Stat};
 use crate::format::journal::JournalCodec;
@@ -99,7 +99,14 @@ impl Core {
             return Ok(());
         }
         let codec = JournalCodec::new(&self.codecs.journal);
-        match Journal::create(&*self.vault_directory, codec, now(), &self.signal) {
+        let now = backing_now(&*self.vault_directory)?;
+        match Journal::create(
+            &*self.vault_directory,
+            codec,
+            now,
+            self.options.journal_segment,
+            &self.signal,
+        ) {
             Ok(journal) => {
                 let _ = self.journal.set(journal);
                 Ok(())

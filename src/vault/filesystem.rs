@@ -9,7 +9,7 @@ use super::directory::OpenDirectory;
 use super::error::{Error, Result};
 use super::recovery::{self, Recovered};
 use super::setup::{OVERFLOW_NAME, TREE_NAME};
-use super::sync::now;
+use super::sync::backing_now;
 use super::types::{
     Attributes, Caller, DirectoryEntry, Entry, FallocateMode, FilesystemOptions, InodeNumber,
     SeekWhence, SetAttributes,
@@ -351,6 +351,12 @@ impl FileSystem {
         self.core.commit_all()
     }
 
+    /// What the operations share, for the tests of what goes on below them.
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// How many inodes are held in memory.
     pub fn cached_inodes(&self) -> usize {
         self.core.inodes.len()
@@ -410,7 +416,7 @@ fn note_unclean_end(
         let from = recovered.since.unwrap_or(i64::MIN);
         windows.push(Window {
             from: from.saturating_sub(CLOCK_SLACK),
-            until: now().seconds.saturating_add(CLOCK_SLACK),
+            until: backing_now(vault)?.seconds.saturating_add(CLOCK_SLACK),
         });
         Core::write_windows(vault, &codecs.journal, &windows)?;
     }

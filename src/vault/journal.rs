@@ -25,8 +25,8 @@ use crate::format::layout::BlockIndex;
 /// The names of the two segments in the vault directory.
 pub(super) const SEGMENT_NAMES: [&[u8]; 2] = [b"journal.0", b"journal.1"];
 
-/// Sizes tried for a segment, in bytes, the largest that the disk has room for being taken.
-const SEGMENT_SIZES: [u64; 4] = [32 << 20, 8 << 20, 3 << 20, 1 << 20];
+/// Sizes tried for a segment, in bytes, where the disk has no room for the wanted one.
+const SMALL_SEGMENT_SIZES: [u64; 3] = [8 << 20, 2 << 20, 512 << 10];
 /// Room kept in every segment for the records that end it.
 const RESERVE: u64 = 4096;
 
@@ -67,7 +67,7 @@ pub(super) struct FileReference {
 /// What a record about a file says.
 pub(super) enum FileRecord<'a> {
     Blocks { first: BlockIndex, sealed: &'a [u8] },
-    Truncate { from: BlockIndex },
+    Resize { size: u64, tail: &'a [u8] },
     Punch { first: BlockIndex, count: u64 },
 }
 
@@ -133,10 +133,12 @@ impl Journal {
         directory: &dyn Directory,
         codec: JournalCodec,
         now: Timestamp,
+        wanted_size: u64,
         signal: &Arc<Signal>,
     ) -> io::Result<Self> {
         let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
-        for size in SEGMENT_SIZES {
+        let smaller = SMALL_SEGMENT_SIZES.into_iter().filter(|size| *size < wanted_size);
+        for size in std::iter::once(wanted_size).chain(smaller) {
             let files: io::Result<Vec<_>> =
                 SEGMENT_NAMES.iter().map(|name| new_segment(directory, name, size)).collect();
             match files {
@@ -266,7 +268,7 @@ impl Journal {
     ) -> Result<Appended, AppendError> {
         let payload_len = match record {
             FileRecord::Blocks { sealed, .. } => BLOCKS_PREFIX_LEN + sealed.len(),
-            FileRecord::Truncate { .. } => BLOCKS_PREFIX_LEN,
+            FileRecord::Resize { tail, .. } => BLOCKS_PREFIX_LEN + tail.len(),
             FileRecord::Punch { .. } => BLOCKS_PREFIX_LEN + 8,
         };
         let mut path_if_needed: Option<Vec<u8>> = None;
@@ -340,10 +342,10 @@ impl Journal {
             FileRecord::Blocks { first, sealed } => {
                 self.codec.encode_blocks(&record_place, local, *first, sealed, &mut bytes);
             }
-            FileRecord::Truncate { from } => {
+            FileRecord::Resize { size, tail } => {
                 self.codec.encode(
                     &record_place,
-                    &Record::Truncate { local, from: *from },
+                    &Record::Resize { local, size: *size, tail: tail.to_vec() },
                     &mut bytes,
                 );
             }

@@ -42,4 +42,6 @@ pub use types::{
 pub use vault_error::VaultError;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;

@@ -10,10 +10,10 @@ use super::journal::SEGMENT_NAMES;
 use crate::backing::{Access, Directory, File, SetTime};
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::journal::{
-    FIRST_RECORD, JournalCodec, Place, RECORD_HEADER_LEN, RECORD_OVERHEAD, Record,
-    SEGMENT_HEADER_LEN, SegmentHeader, split_blocks,
+    BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, Place, RECORD_HEADER_LEN, RECORD_OVERHEAD,
+    Record, SEGMENT_HEADER_LEN, SegmentHeader, sealed_plain_len, split_blocks,
 };
-use crate::format::layout::{BlockIndex, CIPHER_BLOCK_SIZE};
+use crate::format::layout::{BlockIndex, cipher_size};
 
 /// What recovery found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,16 @@ struct Change {
 struct Pending {
     paths: Vec<Vec<u8>>,
     blocks: BTreeMap<u64, Change>,
-    /// Punched ranges that are too long for single entries, in order, with what follows.
+    /// Ranges of blocks to be made holes before the blocks are written.
     punched: Vec<(u64, u64)>,
+    /// The lowest size that a record set, and the size after all of them; plain.
+    sizes: Option<(u64, u64)>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.punched.is_empty() && self.sizes.is_none()
+    }
 }
 
 struct Reading {
@@ -95,7 +103,7 @@ pub(super) fn recover(
     if !reading.clean {
         let mut touched = Vec::new();
         for (file_id, pending) in reading.files {
-            if pending.blocks.is_empty() && pending.punched.is_empty() {
+            if pending.is_empty() {
                 continue;
             }
             match find(tree, codecs, file_id, &pending.paths)? {
@@ -181,23 +189,36 @@ impl Reading {
                 let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) else {
                     return;
                 };
-                let mut at = offset + u64::try_from(RECORD_HEADER_LEN + 16).expect("small");
+                let mut at =
+                    offset + u64::try_from(RECORD_HEADER_LEN + BLOCKS_PREFIX_LEN).expect("small");
                 for (index, block) in split_blocks(first, &sealed) {
                     pending
                         .blocks
                         .insert(index.0, Change { segment, offset: at, len: block.len() });
+                    if let Some((_, size)) = &mut pending.sizes {
+                        let len = u64::try_from(sealed_plain_len(block)).expect("a block");
+                        *size = (*size).max(index.plain_offset() + len);
+                    }
                     at += u64::try_from(block.len()).expect("a block");
                 }
             }
-            Record::Truncate { local, from } => {
+            Record::Resize { local, size, tail } => {
                 let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) else {
                     return;
                 };
-                drop(pending.blocks.split_off(&from.0));
-                pending.punched.retain_mut(|(first, after)| {
-                    *after = (*after).min(from.0);
-                    first < after
+                let after = BlockIndex::count(size).0;
+                drop(pending.blocks.split_off(&after));
+                pending.punched.retain_mut(|(first, end)| {
+                    *end = (*end).min(after);
+                    first < end
                 });
+                let lowest = pending.sizes.map_or(size, |(lowest, _)| lowest.min(size));
+                pending.sizes = Some((lowest, size));
+                if !tail.is_empty() {
+                    let offset = offset
+                        + u64::try_from(RECORD_HEADER_LEN + BLOCKS_PREFIX_LEN).expect("small");
+                    pending.blocks.insert(after - 1, Change { segment, offset, len: tail.len() });
+                }
             }
             Record::Punch { local, first, count } => {
                 let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) else {
@@ -313,27 +334,23 @@ fn replay(
     segments: &[(SegmentHeader, Box<dyn File>)],
 ) -> Result<usize> {
     let stat = file.stat()?;
+    if let Some((lowest, _)) = pending.sizes
+        && stat.size > cipher_size(lowest)
+    {
+        file.set_len(cipher_size(lowest))?;
+    }
     for (first, after) in &pending.punched {
         let from = BlockIndex(*first).cipher_offset();
         file.punch_hole(from, BlockIndex(*after).cipher_offset() - from)?;
     }
-    let mut count = 0;
-    let mut end = None;
-    for (index, change) in &pending.blocks {
-        {
-            let Change { segment, offset, len } = change;
-            let mut sealed = vec![0; *len];
-            segments[*segment].1.read_at(&mut sealed, *offset)?;
-            let at = BlockIndex(*index).cipher_offset();
-            file.write_at(&sealed, at)?;
-            count += 1;
-            end = (*len < CIPHER_BLOCK_SIZE).then(|| at + u64::try_from(*len).expect("a block"));
-        }
+    for (index, Change { segment, offset, len }) in &pending.blocks {
+        let mut sealed = vec![0; *len];
+        segments[*segment].1.read_at(&mut sealed, *offset)?;
+        file.write_at(&sealed, BlockIndex(*index).cipher_offset())?;
     }
-    // A block shorter than a full one is the file's last: whatever lies after it was cut off.
-    if let Some(end) = end {
-        file.set_len(end)?;
+    if let Some((_, size)) = pending.sizes {
+        file.set_len(cipher_size(size))?;
     }
     file.set_times(SetTime::Keep, SetTime::At(stat.modified))?;
-    Ok(count)
+    Ok(pending.blocks.len())
 }

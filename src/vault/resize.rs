@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::content::{Content, LiveBlock, to_u64};
+use super::content::{Content, FileKeyed, LiveBlock, to_u64};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::Inode;
-use super::journal::{FileRecord, FileReference, RecordOwner};
+use super::journal::{BlockPlace, FileRecord, FileReference, RecordOwner};
 use super::types::{FallocateMode, SeekWhence};
 use super::write::{Route, Stop};
 use crate::backing::SetTime;
@@ -68,6 +68,7 @@ impl Core {
         content.sparse = false;
         content.live.clear();
         content.punched.clear();
+        content.resized = None;
         content.reference = FileReference::default();
         content.tail_sequence = None;
         Ok(())
@@ -87,20 +88,20 @@ impl Core {
             sealed.resize(tail_len + BLOCK_OVERHEAD, 0);
             keyed.cipher.seal(tail, &block[..tail_len], &mut sealed);
             route = self.route(content, tail, false)?;
-            if route == Route::Journal {
-                self.journal_blocks(inode, content, &keyed, tail, &sealed)?;
-            }
         }
-        let cut_records = content.live.range(keep.0..).any(|(_, block)| !block.void)
-            || content.punched.iter().any(|(range, _)| range.end > keep.0);
-        if let (true, Some(journal)) = (cut_records && !content.orphan, self.journal()) {
-            let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
-            let record = FileRecord::Truncate { from: keep };
-            content.sequence =
-                journal.append(owner, &record, || self.journal_path(inode))?.sequence;
-            for (_, block) in content.live.range_mut(keep.0..) {
-                block.void = true;
-            }
+        // A cut through durable blocks is made whole by recovery: the filesystem below may write
+        // the zeros behind the new end without the new end.
+        let through_journal = !content.orphan
+            && (content.durable > size
+                || route == Route::Journal
+                || content.live.range(keep.0..).next().is_some()
+                || content.punched.iter().any(|(range, _)| range.end > keep.0)
+                || content.resized.is_some());
+        if through_journal {
+            self.record_size(inode, content, &keyed, size, &sealed)?;
+        }
+        for index in keys(content, keep, BlockIndex(u64::MAX)) {
+            content.live.remove(&index);
         }
         content.shrinks += 1;
         content.durable = content.durable.min(size);
@@ -113,9 +114,8 @@ impl Core {
         }
         self.mark_dirty(inode);
         if let (Some(journal), true) =
-            (self.journal(), route == Route::Journal || content.tail_sequence.is_some())
+            (self.journal(), through_journal || content.tail_sequence.is_some())
         {
-            // From here on the old last block is cut, or made longer: the new one must be safe.
             journal.commit(content.sequence)?;
             content.tail_sequence = None;
         }
@@ -127,6 +127,37 @@ impl Core {
             if let Some(block) = content.live.get_mut(&tail.0) {
                 block.applied = true;
             }
+        }
+        Ok(())
+    }
+
+    /// Appends a record of the file's new size, with the block that then ends it, where there is a
+    /// journal.
+    fn record_size(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        keyed: &FileKeyed,
+        size: u64,
+        tail: &[u8],
+    ) -> Result<(), Stop> {
+        let Some(journal) = self.journal() else { return Ok(()) };
+        let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
+        let record = FileRecord::Resize { size, tail };
+        let appended = journal.append(owner, &record, || self.journal_path(inode))?;
+        self.list_for_commit(inode);
+        content.sequence = appended.sequence;
+        let lowest = content.resized.map_or(size, |(lowest, _)| lowest.min(size));
+        content.resized = Some((lowest, appended.generation));
+        if !tail.is_empty() {
+            let place = BlockPlace {
+                generation: appended.generation,
+                offset: appended.payload,
+                len: tail.len(),
+            };
+            content
+                .live
+                .insert(BlockIndex::containing(size).0, LiveBlock { place, applied: false });
         }
         Ok(())
     }
@@ -146,6 +177,9 @@ impl Core {
             self.mark_dirty(inode);
             if let Some(keyed) = content.keyed.clone() {
                 self.write_header(content, &keyed)?;
+                if content.resized.is_some() && !content.orphan {
+                    self.record_size(inode, content, &keyed, size, &[])?;
+                }
             }
             content.handle.set_len(cipher_size(size))?;
             content.placed = size;

@@ -76,11 +76,7 @@ impl Core {
                     continue;
                 }
                 let changed = entry.attributes.changed.seconds;
-                let suspect = self
-                    .windows
-                    .read()
-                    .iter()
-                    .any(|window| (window.from..=window.until).contains(&changed));
+                let suspect = self.windows.read().iter().any(|window| changed >= window.from);
                 if suspect {
                     self.settle_file(&child)?;
                 }
@@ -133,6 +129,15 @@ impl Core {
         if !content.suspect || first >= after {
             content.suspect = false;
             return Ok((None, 0));
+        }
+        if content.keyed.is_none() {
+            // Not even the header was durable: the file keeps its size and reads as zeros.
+            self.writable(inode, content)?;
+            self.ensure_keyed(content);
+            self.mark_dirty(inode);
+            if let Some(keyed) = content.keyed.clone() {
+                self.write_header(content, &keyed)?;
+            }
         }
         let mut torn = Vec::new();
         with_scratch(|scratch| -> Result<()> {

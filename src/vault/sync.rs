@@ -1,13 +1,15 @@
 //! Making things durable: fsync of files and directories, and the periodic commit.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::content::OpenFile;
 use super::core::Core;
 use super::error::Result;
+use super::filesystem::LOCK_NAME;
 use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY, NAMES_DIRTY};
-use crate::backing::{FileKind, Timestamp};
+use crate::backing::{Directory, FileKind, SetTime, Timestamp};
 
 /// Files beyond which one sync of the whole filesystem is cheaper than one each.
 const SYNC_FILESYSTEM_FROM: usize = 64;
@@ -115,7 +117,7 @@ impl Core {
         if self.options.read_only {
             return Ok(());
         }
-        let started = now();
+        let started = backing_now(&*self.vault_directory)?;
         let batch = std::mem::take(&mut *self.dirty.lock());
         if batch.is_empty() {
             return Ok(());
@@ -226,14 +228,8 @@ fn note_durable(content: &mut super::content::Content, captured: Captured) {
     }
 }
 
-/// The present time.
-pub(super) fn now() -> Timestamp {
-    let now = std::time::SystemTime::now();
-    match now.duration_since(std::time::UNIX_EPOCH) {
-        Ok(since) => Timestamp {
-            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanoseconds: since.subsec_nanos(),
-        },
-        Err(_) => Timestamp::default(),
-    }
+/// The present time by the clock of the filesystem below, which stamps its files with it.
+pub(super) fn backing_now(vault: &dyn Directory) -> io::Result<Timestamp> {
+    vault.set_times(LOCK_NAME, SetTime::Now, SetTime::Now)?;
+    Ok(vault.stat(LOCK_NAME)?.changed)
 }

@@ -10,13 +10,13 @@ use crate::backing::os::OsDirectory;
 use crate::backing::{Directory, RenameMode, XattrMode};
 use crate::crypto::MasterKey;
 
-const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
+pub(super) const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
 
-fn master() -> MasterKey {
+pub(super) fn master() -> MasterKey {
     MasterKey::from_bytes(&[42; 32])
 }
 
-fn format(vault: &dyn Directory) {
+pub(super) fn format(vault: &dyn Directory) {
     for name in [TREE_NAME, OVERFLOW_NAME] {
         vault.make_directory(name.as_bytes(), 0o700).unwrap();
     }
@@ -58,7 +58,7 @@ impl Place {
     }
 }
 
-fn read_all(fs: &FileSystem, ino: InodeNumber) -> Vec<u8> {
+pub(super) fn read_all(fs: &FileSystem, ino: InodeNumber) -> Vec<u8> {
     let size = usize::try_from(fs.attributes(ino).unwrap().size).unwrap();
     let mut bytes = vec![0; size + 10];
     let read = fs.read(ino, 0, &mut bytes).unwrap();

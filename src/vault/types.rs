@@ -146,10 +146,18 @@ pub struct FilesystemOptions {
     pub descriptors: usize,
     /// The transport sets the times of written files itself (FUSE's writeback cache does).
     pub kernel_keeps_times: bool,
+    /// Bytes of each of the journal's two segments; less is taken where the disk is nearly full.
+    pub journal_segment: u64,
 }
 
 impl Default for FilesystemOptions {
     fn default() -> Self {
-        Self { read_only: false, journal: true, descriptors: 512, kernel_keeps_times: false }
+        Self {
+            read_only: false,
+            journal: true,
+            descriptors: 512,
+            kernel_keeps_times: false,
+            journal_segment: 32 << 20,
+        }
     }
 }

@@ -352,7 +352,7 @@ impl Core {
         let durable_tail = BlockIndex::containing(content.durable);
         for (index, block) in split_blocks(first, sealed) {
             let place = BlockPlace { generation: appended.generation, offset, len: block.len() };
-            let live = LiveBlock { place, applied: false, void: false };
+            let live = LiveBlock { place, applied: false };
             if index == durable_tail && content.durable % BLOCK != 0 {
                 content.tail_sequence = Some(appended.sequence);
             }

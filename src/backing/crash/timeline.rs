@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::plan::{Choices, Outcome, Pending, Plan, Sampler};
 use super::touch::Touches;
 use super::{SECTOR, describe};
+use crate::backing::Timestamp;
 use crate::backing::memory::{
     Change, Content, Event, InodeId, MemoryDirectory, PAGE, Record, State,
 };
@@ -219,20 +220,25 @@ impl Timeline {
             if let Some(file) = self.files.get(&id)
                 && let Some(content) = state.content_mut(id)
             {
-                *content = self.content(file, &plan);
+                let (on_disk, grown_at) = self.content(file, &plan);
+                *content = on_disk;
+                if let Some(time) = grown_at {
+                    state.changed_at(id, time);
+                }
             }
         }
         let description = self.describe(&plan);
         CrashImage { directory: MemoryDirectory::of_state(state, None), plan, description }
     }
 
-    /// What the disk has of a file.
-    fn content(&self, file: &FileState, plan: &Plan) -> Content {
+    /// What the disk has of a file, and the time of the last write that made it grow.
+    fn content(&self, file: &FileState, plan: &Plan) -> (Content, Option<Timestamp>) {
         let mut cache = file.synced.clone();
         let mut disk = file.synced.clone();
         // Pages that were freed by what is not kept: their old blocks are not written again.
         let mut frozen: Vec<(u64, u64)> = Vec::new();
         let mut growth_frozen = false;
+        let mut grown_at = None;
         let nothing = Outcome::default();
         for &number in &file.pending {
             let Event::Change(change) = &self.records[number].event else { continue };
@@ -263,7 +269,11 @@ impl Timeline {
                 }
             }
             if !growth_frozen {
+                let before = disk.size();
                 disk.grow(outcome.grown.min(cache.size()));
+                if disk.size() > before {
+                    grown_at = Some(self.records[number].now);
+                }
             }
             if !kept {
                 frozen.extend(freed_pages(change));
@@ -271,7 +281,7 @@ impl Timeline {
             }
         }
         disk.forget_past_end();
-        disk
+        (disk, grown_at)
     }
 
     fn describe(&self, plan: &Plan) -> String {

@@ -318,6 +318,14 @@ impl State {
         (InodeId(self.next_id), ino)
     }
 
+    /// The file was changed at this time, if not later.
+    pub(in crate::backing) fn changed_at(&mut self, id: InodeId, time: Timestamp) {
+        if let Some(inode) = self.inodes.get_mut(&id) {
+            inode.changed = inode.changed.max(time);
+            inode.modified = inode.modified.max(time);
+        }
+    }
+
     /// A time later than all before.
     pub(super) fn tick(&mut self) -> Timestamp {
         // Coarse, as a kernel's: an application can meet two equal times.

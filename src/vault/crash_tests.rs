@@ -1,0 +1,293 @@
+//! Power cuts: every disk image that a cut could leave, at every operation of a workload, is
+//! mounted, recovered, and compared with what was promised.
+
+#![allow(clippy::unwrap_used)]
+
+use super::tests::{CALLER, format, master, read_all};
+use super::*;
+use crate::backing::crash::{CrashRecorder, Metadata, Sampler};
+use crate::backing::memory::MemoryDirectory;
+use crate::backing::{Directory, RenameMode};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+const ROOT: InodeNumber = InodeNumber::ROOT;
+
+fn open(vault: Box<dyn Directory>) -> FileSystem {
+    // Segments so small that a few writes fill one.
+    let options = FilesystemOptions { journal_segment: 128 << 10, ..FilesystemOptions::default() };
+    FileSystem::open(vault, &master(), options, "a test").unwrap()
+}
+
+/// A vault whose durable beginning has one file, and a recorder on it.
+fn recorder(content: &[u8]) -> CrashRecorder {
+    let base = CrashRecorder::new();
+    format(&*base.root());
+    let fs = open(base.root());
+    let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
+    fs.write(ino, 0, content).unwrap();
+    fs.close().unwrap();
+    CrashRecorder::on(&base.durable())
+}
+
+/// What the file was at one time, and up to which operation of the disk.
+struct Moment {
+    content: Vec<u8>,
+    /// Operations issued when the application saw this state as done.
+    operations: usize,
+    /// It was then acknowledged as durable.
+    durable: bool,
+}
+
+/// Runs steps on the file and notes each state.
+struct Workload {
+    recorder: CrashRecorder,
+    moments: Vec<Moment>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Truncate(u64),
+    Punch(u64, u64),
+    Sync,
+    CommitAll,
+    EmptyJournal,
+    Rename,
+    RenameDirectory,
+}
+
+fn run(initial: &[u8], steps: &[Step]) -> Workload {
+    let recorder = recorder(initial);
+    let mut content = initial.to_vec();
+    let mut moments = vec![Moment { content: content.clone(), operations: 0, durable: true }];
+    let fs = open(recorder.root());
+    let ino = fs.lookup(ROOT, b"file").unwrap().attributes.ino;
+    let mut here = true;
+    for step in steps {
+        let mut durable = false;
+        match step {
+            Step::Write(offset, data) => {
+                fs.write(ino, *offset, data).unwrap();
+                let offset = usize::try_from(*offset).unwrap();
+                let end = offset + data.len();
+                content.resize(content.len().max(end), 0);
+                content[offset..end].copy_from_slice(data);
+            }
+            Step::Truncate(size) => {
+                fs.set_attributes(
+                    ino,
+                    &SetAttributes { size: Some(*size), ..SetAttributes::default() },
+                )
+                .unwrap();
+                content.resize(usize::try_from(*size).unwrap(), 0);
+            }
+            Step::Punch(offset, len) => {
+                fs.fallocate(ino, FallocateMode::PunchHole, *offset, *len).unwrap();
+                let start = usize::try_from(*offset).unwrap().min(content.len());
+                let end = usize::try_from(offset + len).unwrap().min(content.len());
+                content[start..end].fill(0);
+            }
+            Step::Sync => {
+                fs.sync(ino, true).unwrap();
+                durable = true;
+            }
+            Step::CommitAll => {
+                fs.sync_all().unwrap();
+                durable = true;
+            }
+            Step::EmptyJournal => fs.core().empty_journal().unwrap(),
+            Step::Rename => {
+                let (from, to): (&[u8], &[u8]) =
+                    if here { (b"file", b"other") } else { (b"other", b"file") };
+                fs.rename(ROOT, from, ROOT, to, RenameMode::Replace).unwrap();
+                here = !here;
+            }
+            Step::RenameDirectory => {
+                fs.make_directory(&CALLER, ROOT, b"directory", 0o700).unwrap();
+                fs.rename(ROOT, b"directory", ROOT, b"moved", RenameMode::Replace).unwrap();
+                fs.remove_directory(ROOT, b"moved").unwrap();
+            }
+        }
+        moments.push(Moment {
+            content: content.clone(),
+            operations: recorder.operation_count(),
+            durable,
+        });
+    }
+    drop(fs);
+    Workload { recorder, moments }
+}
+
+impl Workload {
+    /// Cuts the power at every operation and checks up to `limit` images of each.
+    fn check(&self, metadata: Metadata, seed: u64, limit: usize) -> usize {
+        let mut sampler = Sampler::new(seed, limit);
+        let mut timeline = self.recorder.timeline(metadata);
+        let mut images = 0;
+        let last = self.moments.last().unwrap().operations;
+        for at in 0..=last {
+            timeline.advance(at);
+            for image in timeline.images(&mut sampler) {
+                images += 1;
+                if let Err(problem) = self.check_image(at, &image.directory) {
+                    panic!(
+                        "seed {seed}, {metadata:?}, cut at {at}: {problem}\n{}",
+                        image.description
+                    );
+                }
+            }
+        }
+        images
+    }
+
+    fn check_image(&self, at: usize, image: &MemoryDirectory) -> Result<(), String> {
+        let from = self
+            .moments
+            .iter()
+            .rposition(|moment| moment.durable && moment.operations <= at)
+            .unwrap();
+        let under_way = self
+            .moments
+            .iter()
+            .position(|moment| moment.operations > at)
+            .unwrap_or(self.moments.len() - 1);
+        let possible = &self.moments[from..=under_way.max(from)];
+        let fs = open(image.open_directory(b".").unwrap());
+        let entry = fs
+            .lookup(ROOT, b"file")
+            .or_else(|_| fs.lookup(ROOT, b"other"))
+            .map_err(|error| format!("no file: {error}"))?;
+        let ino = entry.attributes.ino;
+        let mut found = vec![0; usize::try_from(entry.attributes.size).unwrap()];
+        let read = fs.read(ino, 0, &mut found).map_err(|error| format!("unreadable: {error}"))?;
+        if read != found.len() {
+            return Err(format!("{read} of {} bytes read", found.len()));
+        }
+        let shortest = possible.iter().map(|moment| moment.content.len()).min().unwrap();
+        let longest = possible.iter().map(|moment| moment.content.len()).max().unwrap();
+        if found.len() < shortest || found.len() > longest {
+            return Err(format!("{} bytes, promised {shortest} to {longest}", found.len()));
+        }
+        for (offset, byte) in found.iter().enumerate() {
+            let allowed = possible.iter().any(|moment| match moment.content.get(offset) {
+                Some(known) => known == byte,
+                // The file was shorter: what comes after may not have arrived.
+                None => *byte == 0,
+            });
+            if !allowed {
+                let promised: Vec<_> =
+                    possible.iter().map(|moment| moment.content.get(offset)).collect();
+                return Err(format!("byte {offset} is {byte}, possible were {promised:?}"));
+            }
+        }
+        // And it is a vault as good as any.
+        fs.write(ino, 0, b"after").map_err(|error| format!("not writable: {error}"))?;
+        fs.close().map_err(|error| format!("does not close: {error}"))?;
+        let fs = open(image.open_directory(b".").unwrap());
+        if fs.recovered().unclean {
+            return Err("unclean after a clean end".into());
+        }
+        let ino = fs
+            .lookup(ROOT, b"file")
+            .or_else(|_| fs.lookup(ROOT, b"other"))
+            .map_err(|error| error.to_string())?
+            .attributes
+            .ino;
+        if read_all(&fs, ino).get(..5) != Some(b"after") {
+            return Err("the write after recovery is lost".into());
+        }
+        fs.close().map_err(|error| error.to_string())
+    }
+}
+
+fn bytes(rng: &mut StdRng, len: usize) -> Vec<u8> {
+    (0..len).map(|_| rng.random_range(1..=255)).collect()
+}
+
+fn random_steps(rng: &mut StdRng, count: usize) -> Vec<Step> {
+    let offset = |rng: &mut StdRng| match rng.random_range(0..3) {
+        0 => rng.random_range(0..20_000),
+        1 => rng.random_range(0..5) * 4096,
+        _ => rng.random_range(0..3_000),
+    };
+    (0..count)
+        .map(|_| match rng.random_range(0..20) {
+            0..=7 => {
+                let len = match rng.random_range(0..4) {
+                    0 => 4096,
+                    1 => rng.random_range(1..100),
+                    2 => rng.random_range(1..9000),
+                    _ => rng.random_range(60_000..90_000),
+                };
+                Step::Write(offset(rng), bytes(rng, len))
+            }
+            8..=9 => Step::Truncate(offset(rng)),
+            10 => Step::Truncate(0),
+            11 => Step::Punch(offset(rng), rng.random_range(1..30_000)),
+            12..=15 => Step::Sync,
+            16 => Step::CommitAll,
+            17 => Step::EmptyJournal,
+            18 => Step::Rename,
+            _ => Step::RenameDirectory,
+        })
+        .collect()
+}
+
+#[test]
+fn an_overwrite_finds_the_old_bytes_or_the_new() {
+    let workload = run(
+        &[7; 10_000],
+        &[Step::Write(100, vec![8; 5000]), Step::Sync, Step::Write(0, vec![9; 10_000])],
+    );
+    for metadata in [Metadata::Ordered, Metadata::PerFile] {
+        assert!(workload.check(metadata, 1, 200) > 100);
+    }
+}
+
+#[test]
+fn an_appended_log_keeps_every_acknowledged_record() {
+    let mut steps = Vec::new();
+    for record in 1..20u8 {
+        steps.push(Step::Write(u64::from(record - 1) * 700, vec![record; 700]));
+        steps.push(Step::Sync);
+    }
+    let workload = run(&[], &steps);
+    for metadata in [Metadata::Ordered, Metadata::PerFile] {
+        workload.check(metadata, 2, 60);
+    }
+}
+
+#[test]
+fn a_large_append_after_a_durable_tail_leaves_the_tail() {
+    let workload = run(
+        &[7; 5000],
+        &[Step::Write(5000, vec![8; 200_000]), Step::Sync, Step::Truncate(6001), Step::Sync],
+    );
+    for metadata in [Metadata::Ordered, Metadata::PerFile] {
+        workload.check(metadata, 3, 60);
+    }
+}
+
+#[test]
+fn random_workloads_keep_the_contract() {
+    let seeds: u64 = std::env::var("STRONGROOM_CRASH_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(12);
+    let first: u64 = std::env::var("STRONGROOM_CRASH_FIRST")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    for seed in first..first + seeds {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let count = rng.random_range(3..14);
+        let len = rng.random_range(0..12_000);
+        let initial = bytes(&mut rng, len);
+        let steps = random_steps(&mut rng, count);
+        let workload = run(&initial, &steps);
+        for metadata in [Metadata::Ordered, Metadata::PerFile] {
+            workload.check(metadata, seed, 12);
+        }
+    }
+}
