@@ -40,6 +40,8 @@ struct FileState {
     synced: Content,
     /// The operations on its content since.
     pending: Vec<usize>,
+    /// The time of the last write that made it grow and was synced: it came with the size.
+    grown_at: Option<Timestamp>,
 }
 
 /// Walks along a record and rebuilds the disks that a cut at the point reached could leave.
@@ -64,7 +66,7 @@ pub struct Timeline {
 impl Timeline {
     pub(super) fn new(base: State, records: Vec<Record>, metadata: Metadata) -> Self {
         let content = |id| base.content(id).cloned().unwrap_or_default();
-        let file = |id| (id, FileState { created: None, synced: content(id), pending: Vec::new() });
+        let file = |id| (id, FileState { synced: content(id), ..FileState::default() });
         let files = base.regular_files().into_iter().map(file).collect();
         let touches = Touches::new(&base);
         let words = describe::all(&base, &records);
@@ -155,8 +157,13 @@ impl Timeline {
     fn settle(&mut self, id: InodeId) {
         let Some(file) = self.files.get_mut(&id) else { return };
         for number in std::mem::take(&mut file.pending) {
-            if let Event::Change(change) = &self.records[number].event {
+            let Record { event, now } = &self.records[number];
+            if let Event::Change(change) = event {
+                let before = file.synced.size();
                 change_content(&mut file.synced, change);
+                if matches!(change, Change::Write { .. }) && file.synced.size() > before {
+                    file.grown_at = Some(*now);
+                }
             }
         }
     }
@@ -238,7 +245,7 @@ impl Timeline {
         // Pages that were freed by what is not kept: their old blocks are not written again.
         let mut frozen: Vec<(u64, u64)> = Vec::new();
         let mut growth_frozen = false;
-        let mut grown_at = None;
+        let mut grown_at = file.grown_at;
         let nothing = Outcome::default();
         for &number in &file.pending {
             let Event::Change(change) = &self.records[number].event else { continue };
