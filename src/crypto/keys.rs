@@ -84,9 +84,13 @@ key_type! {
     /// Authenticates migration journals and seals what they hold.
     MigrationKey
 }
+key_type! {
+    /// Of one archive: authenticates its header and seals what it holds.
+    ArchiveKey
+}
 
 /// Derives 32 bytes from `key` under `info` (HKDF-SHA256, no salt: the input is a uniform key).
-fn derive(key: &[u8; KEY_LEN], info: &[&[u8]]) -> Zeroizing<[u8; KEY_LEN]> {
+pub(super) fn derive(key: &[u8; KEY_LEN], info: &[&[u8]]) -> Zeroizing<[u8; KEY_LEN]> {
     let mut output = Zeroizing::new([0u8; KEY_LEN]);
     Hkdf::<Sha256>::new(None, key)
         .expand_multi_info(info, output.as_mut())
@@ -147,6 +151,11 @@ impl MasterKey {
     pub fn migration_key(&self) -> MigrationKey {
         MigrationKey::from_bytes(&derive(self.expose(), &[b"strongroom v1 migration"]))
     }
+
+    /// The key of the archive with this archive ID. Label `strongroom v1 archive`, then the ID.
+    pub fn archive_key(&self, archive_id: &[u8; KEY_LEN]) -> ArchiveKey {
+        ArchiveKey::from_bytes(&derive(self.expose(), &[b"strongroom v1 archive", archive_id]))
+    }
 }
 
 impl ContentKey {
@@ -175,6 +184,8 @@ mod tests {
             *master.migration_key().expose(),
             *master.content_key().file_key(&[0; 16]).expose(),
             *master.content_key().file_key(&[1; 16]).expose(),
+            *master.archive_key(&[0; KEY_LEN]).expose(),
+            *master.archive_key(&[1; KEY_LEN]).expose(),
         ];
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());

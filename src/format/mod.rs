@@ -2,6 +2,7 @@
 //! configuration and archives. It must know nothing of files or directories; it turns bytes into
 //! bytes. `docs/format.md` specifies the same to the byte.
 
+pub mod archive;
 pub mod block;
 pub mod config;
 pub mod directory;
