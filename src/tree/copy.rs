@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::directories::OpenDirectory;
 use super::error::{Error, Result};
 use super::manifest::ManifestEntry;
 use super::path::TreePath;
@@ -151,22 +152,7 @@ struct State<'a> {
     totals: Totals,
 }
 
-/// A directory that is not complete yet. Everything being copied into it holds a reference: who
-/// drops the last one sets its metadata.
-struct Directory {
-    done: Option<ManifestEntry>,
-    parent: Option<Arc<Directory>>,
-}
-
-impl Drop for Directory {
-    /// Not by recursion: trees can be deeper than the stack.
-    fn drop(&mut self) {
-        let mut next = self.parent.take();
-        while let Some(directory) = next {
-            next = Arc::into_inner(directory).and_then(|mut directory| directory.parent.take());
-        }
-    }
-}
+type Directory = OpenDirectory<ManifestEntry>;
 
 /// An entry for a worker.
 struct Job {
@@ -237,7 +223,7 @@ impl Copier<'_> {
             self.state.make_directory(&entry.path)?;
             let path = entry.path.clone();
             let done = Some(manifest_entry(entry, None, None));
-            self.directories.push((path, Arc::new(Directory { done, parent })));
+            self.directories.push((path, Directory::new(done, parent)));
             return Ok(());
         }
         let Some(link) = entry.hard_link else {
@@ -371,18 +357,12 @@ impl State<'_> {
         self.release(directory)
     }
 
-    /// Gives up a reference; completes each directory whose last one it was.
     fn release(&self, directory: Option<Arc<Directory>>) -> Result<()> {
-        let mut next = directory;
-        while let Some(mut directory) = next.and_then(Arc::into_inner) {
-            if let Some(done) = directory.done.take() {
-                self.writer.set_metadata(&done.path, &done.metadata)?;
-                self.options.progress.entry(&done.path);
-                (self.record)(done)?;
-            }
-            next = directory.parent.take();
-        }
-        Ok(())
+        Directory::release(directory, |done| {
+            self.writer.set_metadata(&done.path, &done.metadata)?;
+            self.options.progress.entry(&done.path);
+            (self.record)(done)
+        })
     }
 }
 

@@ -14,7 +14,6 @@ pub struct ManifestEntry {
     /// Where it is.
     pub path: TreePath,
     /// What is kept of it.
-    #[serde(flatten)]
     pub metadata: Metadata,
     /// The first name of the same file in the order of a walk, where this is a later one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

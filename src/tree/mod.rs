@@ -10,6 +10,7 @@
 mod bytes;
 mod compare;
 mod copy;
+mod directories;
 mod error;
 mod local;
 mod manifest;
@@ -18,6 +19,10 @@ mod path;
 pub(crate) mod sample;
 mod stream;
 mod types;
+
+pub(crate) use directories::OpenDirectory;
+pub(crate) use path::PathText;
+pub(crate) use stream::hash_zeros;
 
 pub use bytes::ByteString;
 pub use compare::{CompareOptions, Comparison, Difference, Mismatch, compare, compare_manifest};

@@ -115,6 +115,8 @@ pub struct Entry {
     pub metadata: Metadata,
     /// Last change of the inode, for telling whether it changed since; no copy can keep it.
     pub changed: Timestamp,
+    /// The inode number, for the same; 0 where the store has none.
+    pub inode: u64,
     /// Set for everything but directories, where there is more than one name.
     pub hard_link: Option<HardLink>,
     /// Bytes that it takes on the disk; less than the size where there are holes.

@@ -101,6 +101,7 @@ impl LocalTree {
             path,
             metadata,
             changed: time(stat.stx_ctime),
+            inode: identity.inode,
             hard_link,
             allocated: stat.stx_blocks.saturating_mul(512),
             mount_point,

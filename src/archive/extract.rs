@@ -1,0 +1,302 @@
+//! What takes the entries of a pass: nobody (verifying), or tree writers (extracting).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Error, Result};
+use super::metadata::{IndexEntry, SectionName};
+use super::pass::{Sink, SmallFile};
+use crate::tree::{
+    ContentWriter, Digest, EntryKind, Metadata, OpenDirectory, TreePath, TreeWriter,
+};
+
+/// Small files on their way to the worker threads.
+const QUEUE: usize = 64;
+
+/// Says whether an entry is extracted. The directories that it lies in come with it.
+pub type Select<'a> = &'a (dyn Fn(&SectionName, &TreePath, EntryKind) -> bool + Sync);
+
+/// Extracts everything.
+pub fn select_all(_: &SectionName, _: &TreePath, _: EntryKind) -> bool {
+    true
+}
+
+/// Where and what an archive is extracted to.
+#[derive(Clone, Copy)]
+pub struct ExtractOptions<'a> {
+    /// A writer for each section that is wanted; the others are only verified.
+    pub targets: &'a [(SectionName, &'a dyn TreeWriter)],
+    /// What of it is wanted.
+    pub select: Select<'a>,
+    /// Whether device files may be made. An archive of unknown origin should not.
+    pub devices: bool,
+}
+
+/// Takes the lines of an index.
+pub type TakeLine<'a> = dyn FnMut(&IndexEntry) -> Result<()> + 'a;
+
+/// What was extracted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extracted {
+    /// Entries made.
+    pub entries: u64,
+    /// Bytes of content in them.
+    pub bytes: u64,
+    /// Entries wanted that are stored in other archives of the chain, or nowhere.
+    pub elsewhere: u64,
+}
+
+struct Done {
+    target: usize,
+    path: TreePath,
+    metadata: Metadata,
+}
+
+type Directory = OpenDirectory<Done>;
+
+/// A directory that the pass is in.
+struct Level {
+    path: TreePath,
+    metadata: Metadata,
+    /// Set once something in it is wanted, and it was made.
+    made: Option<Arc<Directory>>,
+}
+
+/// A small file for a worker thread.
+pub(super) struct Job {
+    target: Option<usize>,
+    path: TreePath,
+    metadata: Metadata,
+    data: Vec<u8>,
+    directory: Option<Arc<Directory>>,
+    answer: Sender<Result<Digest>>,
+}
+
+/// The first failure of a worker thread.
+pub(super) type Failure = Mutex<Option<Error>>;
+
+/// Hands entries to the writers, small files by way of worker threads.
+pub(super) struct Extractor<'a, 'l> {
+    options: &'a ExtractOptions<'a>,
+    lines: Option<&'a mut TakeLine<'l>>,
+    jobs: Sender<Job>,
+    failure: &'a Failure,
+    levels: Vec<Level>,
+    target: Option<usize>,
+    extracted: Extracted,
+}
+
+/// The queue between an extractor and its worker threads.
+pub(super) fn queue() -> (Sender<Job>, Receiver<Job>) {
+    bounded(QUEUE)
+}
+
+/// What a worker thread does.
+pub(super) fn work(options: &ExtractOptions<'_>, jobs: &Receiver<Job>, failure: &Failure) {
+    for job in jobs {
+        let Job { target, path, metadata, data, directory, answer } = job;
+        let digest = Digest(Sha256::digest(&data).into());
+        let written = target.map_or(Ok(()), |target| {
+            write_file(options, target, &path, &metadata, &data)?;
+            release(options, directory)
+        });
+        let failed = written.is_err();
+        if let Err(error) = written {
+            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
+        }
+        // Nobody waits for it any more: then it is not wanted.
+        let _ = answer.send(if failed { Err(Error::Cancelled) } else { Ok(digest) });
+    }
+}
+
+fn writer<'a>(options: &ExtractOptions<'a>, target: usize) -> Result<&'a dyn TreeWriter> {
+    options.targets.get(target).map(|(_, writer)| *writer).ok_or(Error::Worker)
+}
+
+fn write_file(
+    options: &ExtractOptions<'_>,
+    target: usize,
+    path: &TreePath,
+    metadata: &Metadata,
+    data: &[u8],
+) -> Result<()> {
+    let mut file = writer(options, target)?.create_file(path)?;
+    file.write_at(data, 0)?;
+    Ok(file.finish(metadata)?)
+}
+
+/// Directories get their metadata when all they hold is complete.
+fn release(options: &ExtractOptions<'_>, directory: Option<Arc<Directory>>) -> Result<()> {
+    Directory::release(directory, |Done { target, path, metadata }| {
+        Ok(writer(options, target)?.set_metadata(&path, &metadata)?)
+    })
+}
+
+impl<'a, 'l> Extractor<'a, 'l> {
+    pub(super) fn new(
+        options: &'a ExtractOptions<'a>,
+        jobs: Sender<Job>,
+        failure: &'a Failure,
+        lines: Option<&'a mut TakeLine<'l>>,
+    ) -> Self {
+        let extracted = Extracted::default();
+        Self { options, lines, jobs, failure, levels: Vec::new(), target: None, extracted }
+    }
+
+    /// Lets the workers end; what was extracted.
+    pub(super) fn close(self) -> Extracted {
+        self.extracted
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// The target, where this entry is wanted and counted; the directories above it are made.
+    fn wanted(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        kind: EntryKind,
+    ) -> Result<Option<usize>> {
+        self.check()?;
+        let Some(target) = self.target.filter(|_| (self.options.select)(section, path, kind))
+        else {
+            return Ok(None);
+        };
+        let mut parent: Option<Arc<Directory>> = None;
+        for level in &mut self.levels {
+            if let Some(made) = &level.made {
+                parent = Some(Arc::clone(made));
+                continue;
+            }
+            if !level.path.is_root() {
+                writer(self.options, target)?.create_directory(&level.path)?;
+            }
+            self.extracted.entries += 1;
+            let (path, metadata) = (level.path.clone(), level.metadata.clone());
+            let made = Directory::new(Some(Done { target, path, metadata }), parent);
+            parent = Some(Arc::clone(&made));
+            level.made = Some(made);
+        }
+        Ok(Some(target))
+    }
+
+    fn directory(&self) -> Option<Arc<Directory>> {
+        self.levels.last().and_then(|level| level.made.clone())
+    }
+}
+
+impl Sink for Extractor<'_, '_> {
+    fn enter(&mut self, section: &SectionName, path: &TreePath, metadata: &Metadata) -> Result<()> {
+        if path.is_root() {
+            self.target = self.options.targets.iter().position(|(name, _)| name == section);
+        }
+        let level = Level { path: path.clone(), metadata: metadata.clone(), made: None };
+        self.levels.push(level);
+        if self.target.is_some() && (self.options.select)(section, path, EntryKind::Directory) {
+            self.wanted(section, path, EntryKind::Directory)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let level = self.levels.pop();
+        release(self.options, level.and_then(|level| level.made))
+    }
+
+    fn special(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<()> {
+        let Some(target) = self.wanted(section, path, metadata.kind)? else { return Ok(()) };
+        let is_device =
+            matches!(metadata.kind, EntryKind::CharacterDevice | EntryKind::BlockDevice);
+        if is_device && !self.options.devices {
+            return Err(Error::malformed(
+                "it is a device file, and none may be made from this archive",
+            ));
+        }
+        writer(self.options, target)?.create_special(path, metadata)?;
+        self.extracted.entries += 1;
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        section: &SectionName,
+        first: &TreePath,
+        path: &TreePath,
+    ) -> Result<()> {
+        let Some(target) = self.wanted(section, path, EntryKind::Regular)? else {
+            return Ok(());
+        };
+        if !(self.options.select)(section, first, EntryKind::Regular) {
+            return Err(Error::malformed(format!(
+                "it is another name of {first}, which was not selected with it"
+            )));
+        }
+        writer(self.options, target)?.hard_link(first, path)?;
+        self.extracted.entries += 1;
+        Ok(())
+    }
+
+    fn small(
+        &mut self,
+        file: SmallFile<'_>,
+        at_once: bool,
+        answer: Sender<Result<Digest>>,
+    ) -> Result<()> {
+        let SmallFile { section, path, metadata, data } = file;
+        let mut target = self.wanted(section, path, EntryKind::Regular)?;
+        if let Some(wanted) = target {
+            self.extracted.entries += 1;
+            self.extracted.bytes += metadata.size;
+            if at_once {
+                write_file(self.options, wanted, path, metadata, &data)?;
+                target = None;
+            }
+        }
+        let directory = target.and_then(|_| self.directory());
+        let (path, metadata) = (path.clone(), metadata.clone());
+        let job = Job { target, path, metadata, data, directory, answer };
+        self.jobs.send(job).map_err(|_| Error::Worker)
+    }
+
+    fn large(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<Option<Box<dyn ContentWriter>>> {
+        let Some(target) = self.wanted(section, path, EntryKind::Regular)? else {
+            return Ok(None);
+        };
+        self.extracted.entries += 1;
+        self.extracted.bytes += metadata.size;
+        Ok(Some(writer(self.options, target)?.create_file(path)?))
+    }
+
+    fn line(&mut self, line: &IndexEntry) -> Result<()> {
+        if let Some(take) = &mut self.lines {
+            take(line)?;
+        }
+        let IndexEntry { section, entry, stored, .. } = line;
+        let here = *stored == super::metadata::Where::Here;
+        if !here
+            && self.options.targets.iter().any(|(name, _)| name == section)
+            && (self.options.select)(section, &entry.path, entry.metadata.kind)
+        {
+            self.extracted.elsewhere += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Archive files: written under a temporary name, named when they are whole.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::error::{Error, Result};
+use super::gather::{Section, Unchanged};
+use super::keys::{KeySet, Keyring};
+use super::metadata::Description;
+use super::pipe::{Output, PLAIN_BUFFER};
+use super::read::ArchiveReader;
+use super::write::{self, WriteOptions, Written};
+use crate::crypto::random_array;
+use crate::format::archive::{ArchiveHeader, ArchiveId, SEGMENT_LOG2, segment_cipher};
+
+/// Begins the names of archives that are not whole.
+pub const PARTIAL_PREFIX: &str = ".strongroom-partial-";
+
+/// An archive that has its name not yet: only its owner can read it, and it goes when this is
+/// dropped.
+pub struct PendingArchive {
+    directory: OwnedFd,
+    shown: PathBuf,
+    partial: String,
+    published: bool,
+}
+
+impl PendingArchive {
+    /// A new file in `directory`.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(directory: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty())
+            .map_err(|errno| Error::io("open", directory)(errno.into()))?;
+        let id: String = random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let pending = Self {
+            directory: opened,
+            shown: directory.to_owned(),
+            partial: format!("{PARTIAL_PREFIX}{id}"),
+            published: false,
+        };
+        pending.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, "create")?;
+        Ok(pending)
+    }
+
+    fn open(&self, flags: OFlags, action: &'static str) -> Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, &*self.partial, flags, Mode::RUSR | Mode::WUSR)
+            .map(File::from)
+            .map_err(|errno| Error::io(action, self.path())(errno.into()))
+    }
+
+    /// Where it lies for now.
+    pub fn path(&self) -> PathBuf {
+        self.shown.join(&self.partial)
+    }
+
+    /// Writes the archive: sealed under `keys`, or as a plain tar without. Durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When a section cannot be read or the file cannot be written. The file is of no use then.
+    pub fn write(
+        &mut self,
+        keys: Option<&KeySet>,
+        description: &Description,
+        sections: &[Section<'_>],
+        unchanged: &mut Unchanged<'_>,
+        options: &WriteOptions<'_>,
+    ) -> Result<Written> {
+        let mut file = self.open(OFlags::WRONLY | OFlags::TRUNC, "open")?;
+        let path = self.path();
+        let id = ArchiveId::random();
+        let cipher = match keys {
+            None => None,
+            Some(keys) => {
+                let key = keys.archive_key(id);
+                let header = ArchiveHeader {
+                    compression: options.compression,
+                    segment_log2: SEGMENT_LOG2,
+                    id,
+                    config: keys.config().clone(),
+                }
+                .encode(&key);
+                file.write_all(&header).map_err(Error::io("write", &path))?;
+                Some(segment_cipher(&key, &header))
+            }
+        };
+        let capacity = if cipher.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
+        let durable = file.try_clone().map_err(Error::io("open", &path))?;
+        let output = Output::new(file, &path, cipher, capacity);
+        let written =
+            write::write(output, keys.is_some(), id, description, sections, unchanged, options)?;
+        durable.sync_all().map_err(Error::io("sync", &path))?;
+        Ok(written)
+    }
+
+    /// Opens what was written, to verify it before it is relied on.
+    ///
+    /// # Errors
+    /// Those of [`ArchiveReader::open`].
+    pub fn reader(&self, keyring: &Keyring) -> Result<ArchiveReader> {
+        ArchiveReader::of_file(self.open(OFlags::RDONLY, "open")?, &self.path(), keyring)
+    }
+
+    /// Gives the archive its name; durable when this returns. Nothing is ever replaced.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] where the name is taken; then the archive still has its temporary one.
+    pub fn publish(mut self, name: &str) -> Result<PathBuf> {
+        let target = self.shown.join(name);
+        let (from, to) = (&*self.partial, name);
+        let flags = RenameFlags::NOREPLACE;
+        let at = &self.directory;
+        rustix::fs::renameat_with(at, from, at, to, flags)
+            .or_else(|errno| match errno {
+                // Filesystems without that flag still have links, which never replace.
+                Errno::INVAL | Errno::NOSYS => {
+                    rustix::fs::linkat(at, from, at, to, AtFlags::empty())?;
+                    rustix::fs::unlinkat(at, from, AtFlags::empty())
+                }
+                other => Err(other),
+            })
+            .map_err(|errno| match errno {
+                Errno::EXIST => Error::Exists(target.clone()),
+                other => Error::io("name", &target)(other.into()),
+            })?;
+        self.published = true;
+        rustix::fs::fsync(at).map_err(|errno| Error::io("sync", &self.shown)(errno.into()))?;
+        Ok(target)
+    }
+}
+
+impl Drop for PendingArchive {
+    fn drop(&mut self) {
+        if !self.published {
+            // Nobody can be told, and the name says what a leftover is.
+            let _ = rustix::fs::unlinkat(&self.directory, &*self.partial, AtFlags::empty());
+        }
+    }
+}
+
+/// Removes what writers that were killed left in `directory`; the names of what was removed. Only
+/// for a directory in which nobody is writing an archive.
+///
+/// # Errors
+/// When the directory cannot be listed or a leftover not removed.
+pub fn remove_leftovers(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error: io::Error| Error::io("list", directory)(error);
+    let mut removed = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_bytes().starts_with(PARTIAL_PREFIX.as_bytes()) {
+            std::fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
+            removed.push(entry.path());
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,515 @@
+//! The one pass over an archive that both verifying and extracting are: everything in it is
+//! checked before it is handed on, and all of it against its index.
+//!
+//! Entries must come in the order of a walk, each in a directory that came before it and is one:
+//! that rules out duplicates, and that anything is written through a symlink. Memory is bounded
+//! by the largest index part, and by the files of which not all names were met yet.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::Read;
+use std::sync::atomic::AtomicBool;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Error, Result};
+use super::gather::check;
+use super::hash::{Hashing, hashing};
+use super::index::{Lines, parse_part, read_own};
+use super::metadata::{
+    Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, IndexEntry, METADATA_LIMIT,
+    METADATA_NAME, PART_ENTRIES, PART_LIMIT, SectionName, Where,
+};
+use super::tar::{RawEntry, RawKind, SparseMap, TarReader};
+use super::write::part_name;
+use crate::tree::{ContentWriter, Digest, EntryKind, ManifestEntry, Metadata, Progress, TreePath};
+
+/// Files up to this size are read whole and handed to another thread.
+pub(super) const SMALL: u64 = 256 * 1024;
+/// Bytes read of a larger file at once.
+const CHUNK: usize = 1 << 20;
+/// Most files of which not all names were met yet.
+const LINKS_MAX: usize = 1 << 24;
+/// Longest target of a symlink (`PATH_MAX`).
+const TARGET_MAX: usize = 4096;
+
+/// Takes what a pass has checked.
+pub(super) trait Sink {
+    /// A directory begins; everything up to its [`Self::leave`] is in it.
+    fn enter(&mut self, section: &SectionName, path: &TreePath, metadata: &Metadata) -> Result<()>;
+
+    /// The innermost directory ends.
+    fn leave(&mut self) -> Result<()>;
+
+    /// A symlink, FIFO or device.
+    fn special(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<()>;
+
+    /// Another name of a file that came before.
+    fn hard_link(&mut self, section: &SectionName, first: &TreePath, path: &TreePath)
+    -> Result<()>;
+
+    /// A file, whole. The digest goes to `answer`, from whichever thread computes it. With
+    /// `at_once` the file must be there when this returns.
+    fn small(
+        &mut self,
+        file: SmallFile<'_>,
+        at_once: bool,
+        answer: Sender<Result<Digest>>,
+    ) -> Result<()>;
+
+    /// Where a larger file's data go; `None` where nobody wants them.
+    fn large(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<Option<Box<dyn ContentWriter>>>;
+
+    /// A line of the index: its entry has been checked, whether stored here or not.
+    fn line(&mut self, line: &IndexEntry) -> Result<()>;
+}
+
+/// A file read whole.
+pub(super) struct SmallFile<'a> {
+    pub(super) section: &'a SectionName,
+    pub(super) path: &'a TreePath,
+    pub(super) metadata: &'a Metadata,
+    /// As many bytes as its size: holes are filled.
+    pub(super) data: Vec<u8>,
+}
+
+/// How a pass is stopped and watched.
+#[derive(Clone, Copy)]
+pub struct Control<'a> {
+    /// Set by somebody else to stop.
+    pub cancelled: &'a AtomicBool,
+    /// Told of bytes and entries.
+    pub progress: &'a dyn Progress,
+}
+
+impl Default for Control<'_> {
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self { cancelled: &NEVER, progress: &() }
+    }
+}
+
+/// What a pass went over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// What the archive holds.
+    pub amount: Amount,
+    /// Entries of the trees, with those that are stored elsewhere.
+    pub entries: u64,
+}
+
+/// Goes over the whole tar.
+pub(super) fn pass(
+    input: impl Read,
+    metadata: &ArchiveMetadata,
+    sink: &mut dyn Sink,
+    control: Control<'_>,
+) -> Result<Passed> {
+    let mut pass = Pass {
+        tar: TarReader::new(input),
+        metadata,
+        control,
+        section: None,
+        last: None,
+        directories: Vec::new(),
+        links: HashMap::new(),
+        pending: VecDeque::new(),
+        amount: Amount::default(),
+        lines: Lines::default(),
+        parts: 0,
+        hash: Sha256::new(),
+    };
+    pass.first()?;
+    loop {
+        check(control.cancelled)?;
+        let entry = pass.tar.next_entry()?;
+        let Some(entry) = entry else {
+            return Err(Error::malformed("it ends without its index"));
+        };
+        if entry.name == INDEX_NAME.as_bytes() {
+            return pass.finish(&entry, sink);
+        }
+        if entry.name.starts_with(INDEX_PREFIX.as_bytes()) {
+            pass.part(&entry, sink)?;
+        } else {
+            pass.entry(entry, sink)?;
+        }
+    }
+}
+
+/// An entry that the next index part must name.
+struct Pending {
+    section: SectionName,
+    path: TreePath,
+    what: What,
+}
+
+enum What {
+    Entry(Metadata),
+    File(Metadata, Receiver<Result<Digest>>),
+    HardLink(TreePath),
+}
+
+struct Pass<'a, R> {
+    tar: TarReader<R>,
+    metadata: &'a ArchiveMetadata,
+    control: Control<'a>,
+    /// Which section the pass is in.
+    section: Option<usize>,
+    /// The last entry's path there.
+    last: Option<TreePath>,
+    directories: Vec<TreePath>,
+    /// By the digest of its first name, how many names of a file may still come.
+    links: HashMap<[u8; 16], u64>,
+    pending: VecDeque<Pending>,
+    amount: Amount,
+    lines: Lines,
+    parts: usize,
+    hash: Sha256,
+}
+
+impl<R: Read> Pass<'_, R> {
+    /// The metadata, which were read before.
+    fn first(&mut self) -> Result<()> {
+        let entry = self.tar.next_entry()?;
+        let Some(entry) = entry.filter(|entry| entry.name == METADATA_NAME.as_bytes()) else {
+            return Err(Error::malformed("it does not begin with its metadata"));
+        };
+        let bytes = read_own(&mut self.tar, &entry, METADATA_LIMIT)?;
+        if ArchiveMetadata::decode(&bytes)? == *self.metadata {
+            Ok(())
+        } else {
+            Err(Error::malformed("its metadata changed while it was read"))
+        }
+    }
+
+    fn entry(&mut self, entry: RawEntry, sink: &mut dyn Sink) -> Result<()> {
+        let (section, path) = self.place(&entry.name)?;
+        let place = (section.clone(), path.clone());
+        self.placed(section, path, entry, sink)
+            .map_err(|error| error.at(place.0.as_str(), &place.1))
+    }
+
+    /// Section and path of a name.
+    fn place(&self, name: &[u8]) -> Result<(SectionName, TreePath)> {
+        let hostile = |problem: String| Error::Malformed {
+            entry: Some(crate::tree::PathText(name).to_string()),
+            problem,
+        };
+        let (section, path) = match name.iter().position(|byte| *byte == b'/') {
+            Some(slash) => (&name[..slash], &name[slash + 1..]),
+            None => (name, &[][..]),
+        };
+        let section = self
+            .metadata
+            .sections
+            .iter()
+            .find(|known| known.as_str().as_bytes() == section)
+            .ok_or_else(|| hostile("it lies in no section of the archive".into()))?;
+        let path = TreePath::new(path).map_err(|error| hostile(error.to_string()))?;
+        if path.is_root() && name.ends_with(b"/") {
+            return Err(hostile("it has an empty component".into()));
+        }
+        Ok((section.clone(), path))
+    }
+
+    fn placed(
+        &mut self,
+        section: SectionName,
+        path: TreePath,
+        entry: RawEntry,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        self.check_order(&section, &path, sink)?;
+        self.count(&entry)?;
+        let RawEntry { kind, links, sparse, .. } = entry;
+        let what = match kind {
+            RawKind::HardLink(target) => {
+                let first = self.link_target(&section, &target)?;
+                sink.hard_link(&section, &first, &path)?;
+                What::HardLink(first)
+            }
+            RawKind::Entry(metadata) => match metadata.kind {
+                EntryKind::Directory => {
+                    self.directories.push(path.clone());
+                    sink.enter(&section, &path, &metadata)?;
+                    What::Entry(metadata)
+                }
+                EntryKind::Regular => {
+                    self.may_be_linked(&path, links)?;
+                    let digest =
+                        self.content(&section, &path, &metadata, sparse, links > 1, sink)?;
+                    What::File(metadata, digest)
+                }
+                _ => {
+                    self.may_be_linked(&path, links)?;
+                    check_target(&metadata)?;
+                    sink.special(&section, &path, &metadata)?;
+                    What::Entry(metadata)
+                }
+            },
+        };
+        self.control.progress.entry(&path);
+        self.last = Some(path.clone());
+        self.pending.push_back(Pending { section, path, what });
+        if self.pending.len() > PART_ENTRIES {
+            return Err(Error::malformed("a part of its index is missing"));
+        }
+        Ok(())
+    }
+
+    /// Sections in their order, entries in the order of a walk, each in a directory.
+    fn check_order(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let number = self.metadata.sections.iter().position(|known| known == section);
+        if number != self.section {
+            if number < self.section {
+                return Err(Error::malformed("its section ended before"));
+            }
+            self.leave_to(0, sink)?;
+            (self.section, self.last) = (number, None);
+            self.links.clear();
+        }
+        match &self.last {
+            None if path.is_root() => return Ok(()),
+            None => return Err(Error::malformed("its section does not begin with its root")),
+            Some(last) if path == last => return Err(Error::malformed("it is there twice")),
+            Some(last) if path < last => {
+                return Err(Error::malformed("it is out of order, or there twice"));
+            }
+            Some(_) => {}
+        }
+        let parent = path.parent();
+        let depth =
+            self.directories.iter().rposition(|directory| Some(directory) == parent.as_ref());
+        match depth {
+            Some(depth) => self.leave_to(depth + 1, sink),
+            None => Err(Error::malformed("it lies in something that is no directory")),
+        }
+    }
+
+    fn leave_to(&mut self, depth: usize, sink: &mut dyn Sink) -> Result<()> {
+        while self.directories.len() > depth {
+            self.directories.pop();
+            sink.leave()?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, entry: &RawEntry) -> Result<()> {
+        let limit = self.metadata.limit;
+        self.amount.entries += 1;
+        if self.amount.entries > limit.entries {
+            return Err(Error::TooMuch { limit: limit.entries, what: "entries" });
+        }
+        if let RawKind::Entry(metadata) = &entry.kind {
+            self.amount.bytes = self.amount.bytes.saturating_add(metadata.size);
+        }
+        if self.amount.bytes > limit.bytes {
+            return Err(Error::TooMuch { limit: limit.bytes, what: "bytes" });
+        }
+        Ok(())
+    }
+
+    fn may_be_linked(&mut self, path: &TreePath, links: u64) -> Result<()> {
+        if links > 1 {
+            if self.links.len() >= LINKS_MAX {
+                return Err(Error::malformed("too many files have names still to come"));
+            }
+            self.links.insert(short_hash(path), links - 1);
+        }
+        Ok(())
+    }
+
+    fn link_target(&mut self, section: &SectionName, target: &[u8]) -> Result<TreePath> {
+        let (of, first) = self.place(target)?;
+        let key = short_hash(&first);
+        let left = self.links.get_mut(&key).filter(|_| of == *section);
+        let Some(left) = left else {
+            return Err(Error::malformed("it is a hard link to something that is not there"));
+        };
+        *left -= 1;
+        if *left == 0 {
+            self.links.remove(&key);
+        }
+        Ok(first)
+    }
+
+    fn content(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+        sparse: Option<SparseMap>,
+        at_once: bool,
+        sink: &mut dyn Sink,
+    ) -> Result<Receiver<Result<Digest>>> {
+        let map = sparse.unwrap_or_else(|| SparseMap::dense(metadata.size));
+        let (answer, digest) = bounded(1);
+        if metadata.size <= SMALL {
+            let mut data = vec![0u8; usize::try_from(metadata.size).unwrap_or(0)];
+            for extent in map.extents() {
+                let range = usize::try_from(extent.start).unwrap_or(0)
+                    ..usize::try_from(extent.end).unwrap_or(0);
+                let part = data.get_mut(range).ok_or(Error::Worker)?;
+                self.tar.read_content(part)?;
+            }
+            self.control.progress.bytes(metadata.size);
+            sink.small(SmallFile { section, path, metadata, data }, at_once, answer)?;
+            return Ok(digest);
+        }
+        let mut writer = sink.large(section, path, metadata)?;
+        let found = self.stream(&map, writer.as_deref_mut())?;
+        if let Some(writer) = writer {
+            writer.finish(metadata)?;
+        }
+        // The receiver is right here.
+        let _ = answer.send(Ok(found));
+        Ok(digest)
+    }
+
+    /// Reads a large file's data, hashing all of it in another thread.
+    fn stream(
+        &mut self,
+        map: &SparseMap,
+        mut writer: Option<&mut (dyn ContentWriter + 'static)>,
+    ) -> Result<Digest> {
+        let cancelled = self.control.cancelled;
+        hashing(|hashing| {
+            let mut end = 0;
+            for extent in map.extents() {
+                self.hole(hashing, extent.start - end)?;
+                let mut at = extent.start;
+                while at < extent.end {
+                    check(cancelled)?;
+                    let wanted = usize::try_from(extent.end - at).unwrap_or(CHUNK).min(CHUNK);
+                    let mut buffer = hashing.buffer(wanted);
+                    self.tar.read_content(&mut buffer)?;
+                    if let Some(writer) = writer.as_deref_mut() {
+                        writer.write_at(&buffer, at)?;
+                    }
+                    at += wanted as u64;
+                    self.control.progress.bytes(wanted as u64);
+                    hashing.data(buffer)?;
+                }
+                end = extent.end;
+            }
+            self.hole(hashing, map.real_size() - end)
+        })
+        .map(|(digest, ())| digest)
+    }
+
+    fn hole(&self, hashing: &Hashing, length: u64) -> Result<()> {
+        self.control.progress.bytes(length);
+        hashing.zeros(length, || check(self.control.cancelled))
+    }
+
+    /// An index part: names every entry since the last one.
+    fn part(&mut self, entry: &RawEntry, sink: &mut dyn Sink) -> Result<()> {
+        if entry.name != part_name(self.parts).as_bytes() {
+            return Err(Error::malformed("the parts of its index are out of order"));
+        }
+        let bytes = read_own(&mut self.tar, entry, PART_LIMIT)?;
+        self.hash.update(&bytes);
+        self.parts += 1;
+        for line in parse_part(&bytes) {
+            let line = line?;
+            self.lines.check(&line, self.metadata)?;
+            if line.stored == Where::Here {
+                let pending = self.pending.pop_front();
+                self.check_line(&line, pending)?;
+            }
+            sink.line(&line)?;
+        }
+        if self.pending.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::malformed("its index leaves an entry out"))
+        }
+    }
+
+    fn check_line(&self, line: &IndexEntry, pending: Option<Pending>) -> Result<()> {
+        let ManifestEntry { path, metadata, link_to, sha256 } = &line.entry;
+        let mismatch =
+            |problem| Err(Error::Mismatch { entry: format!("{}/{path}", line.section), problem });
+        let Some(pending) = pending else { return mismatch("it is not there") };
+        if pending.section != line.section || pending.path != *path {
+            return mismatch("it is not there, or not in its place");
+        }
+        match pending.what {
+            What::HardLink(first) if link_to.as_ref() == Some(&first) && sha256.is_none() => Ok(()),
+            What::Entry(found) if link_to.is_none() && sha256.is_none() => {
+                if found == *metadata {
+                    Ok(())
+                } else {
+                    mismatch("its metadata")
+                }
+            }
+            What::File(found, digest) if link_to.is_none() => {
+                let digest = digest.recv().map_err(|_| Error::Worker)??;
+                if found != *metadata {
+                    mismatch("its metadata")
+                } else if Some(digest) != *sha256 {
+                    mismatch("the SHA-256 of its content")
+                } else {
+                    Ok(())
+                }
+            }
+            _ => mismatch("its kind"),
+        }
+    }
+
+    fn finish(mut self, entry: &RawEntry, sink: &mut dyn Sink) -> Result<Passed> {
+        let bytes = read_own(&mut self.tar, entry, METADATA_LIMIT)?;
+        let index: ArchiveIndex = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::malformed(format!("its index cannot be read: {error}")))?;
+        if self.tar.next_entry()?.is_some() {
+            return Err(Error::malformed("something follows its index"));
+        }
+        if !self.pending.is_empty() {
+            return Err(Error::malformed("its index leaves an entry out"));
+        }
+        let all = self.section.map_or(0, |section| section + 1) == self.metadata.sections.len();
+        let hash = Digest(std::mem::take(&mut self.hash).finalize().into());
+        let lines = index.parts.iter().map(|part| part.entries).fold(0, u64::saturating_add);
+        if !all
+            || index.amount != self.amount
+            || index.parts.len() != self.parts
+            || index.sha256 != hash
+            || lines != self.lines.count
+        {
+            return Err(Error::malformed("its index does not add up"));
+        }
+        self.leave_to(0, sink)?;
+        Ok(Passed { amount: self.amount, entries: self.lines.count })
+    }
+}
+
+fn check_target(metadata: &Metadata) -> Result<()> {
+    let target = &metadata.target.0;
+    let is_link = metadata.kind == EntryKind::Symlink;
+    if is_link && (target.is_empty() || target.len() > TARGET_MAX || target.contains(&0)) {
+        return Err(Error::malformed("it is a symlink with an impossible target"));
+    }
+    Ok(())
+}
+
+/// Enough of a digest to tell paths apart, in little memory.
+fn short_hash(path: &TreePath) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(path.as_bytes()).into();
+    *digest.first_chunk().expect("32 bytes")
+}

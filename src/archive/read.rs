@@ -1,0 +1,289 @@
+//! Opening archives: what they say of themselves, their index, and passes over all they hold.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+use super::compress::decompressor;
+use super::error::{Error, Result};
+use super::extract::{self, ExtractOptions, Extracted, Extractor, TakeLine, select_all};
+use super::index::{Lines, parse_part, read_own};
+use super::keys::Keyring;
+use super::metadata::{
+    ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
+};
+use super::pass::{self, Control, Passed};
+use super::pipe::{Ahead, Input};
+use super::tar::TarReader;
+use super::write::part_name;
+use crate::format::archive::{
+    ArchiveFormatError, ArchiveHeader, Compression, FOOTER_LEN, Footer, PREFIX_LEN, SegmentLayout,
+    UnverifiedHeader, header_len,
+};
+use crate::tree::Digest;
+
+/// An archive, opened: its header is authentic, where it is sealed, and its metadata are read.
+/// The rest is checked as it is read.
+pub struct ArchiveReader {
+    input: Arc<Input>,
+    compression: Compression,
+    /// Bytes of the compressed tar.
+    compressed_len: u64,
+    footer: Option<Footer>,
+    header: Option<ArchiveHeader>,
+    metadata: ArchiveMetadata,
+}
+
+/// Reads a sealed archive's header without a key: how it is compressed and which key slots it
+/// has. `None` for an archive that is not sealed.
+///
+/// # Errors
+/// When the file cannot be read or its header not be understood.
+pub fn peek(path: &Path) -> Result<Option<UnverifiedHeader>> {
+    let file = open_file(path)?;
+    Ok(read_header(&file, path)?.map(|(header, _)| header))
+}
+
+fn format_error(path: &Path) -> impl Fn(ArchiveFormatError) -> Error {
+    let path = path.to_owned();
+    move |error| Error::Format { path: path.clone(), error }
+}
+
+/// The header and its length.
+fn read_header(file: &File, path: &Path) -> Result<Option<(UnverifiedHeader, u64)>> {
+    let read = |bytes: &mut [u8]| {
+        file.read_exact_at(bytes, 0).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => format_error(path)(ArchiveFormatError::Truncated),
+            _ => Error::io("read", path)(error),
+        })
+    };
+    let status = file.metadata().map_err(Error::io("read", path))?;
+    if !status.is_file() {
+        let source = io::Error::other("it is not a regular file");
+        return Err(Error::io("read", path)(source));
+    }
+    let mut prefix = [0u8; PREFIX_LEN];
+    read(&mut prefix)?;
+    let length = match header_len(&prefix) {
+        Err(ArchiveFormatError::NotAnArchive) => return Ok(None),
+        other => other.map_err(format_error(path))?,
+    };
+    let mut bytes = vec![0u8; length];
+    read(&mut bytes)?;
+    let header = UnverifiedHeader::decode(bytes).map_err(format_error(path))?;
+    Ok(Some((header, u64::try_from(length).unwrap_or(u64::MAX))))
+}
+
+/// What an archive that is not sealed begins with.
+fn detect(file: &File, path: &Path) -> Result<Compression> {
+    let mut bytes = [0u8; 512];
+    file.read_exact_at(&mut bytes[..8], 0).map_err(Error::io("read", path))?;
+    Ok(match bytes {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x04, 0x22, 0x4d, 0x18, ..] => Compression::Lz4,
+        _ => {
+            let whole = file.read_exact_at(&mut bytes, 0).is_ok();
+            if whole && &bytes[257..262] == b"ustar" {
+                Compression::None
+            } else {
+                return Err(format_error(path)(ArchiveFormatError::NotAnArchive));
+            }
+        }
+    })
+}
+
+impl ArchiveReader {
+    /// Opens an archive, sealed or not.
+    ///
+    /// # Errors
+    /// When it cannot be read, no secret of the ring opens it, or it was altered.
+    pub fn open(path: &Path, keyring: &Keyring) -> Result<Self> {
+        let file = open_file(path)?;
+        Self::of_file(file, path, keyring)
+    }
+
+    pub(super) fn of_file(file: File, path: &Path, keyring: &Keyring) -> Result<Self> {
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let (input, compression, header) = match read_header(&file, path)? {
+            None => {
+                let compression = detect(&file, path)?;
+                (Input::plain(file, path, length), compression, None)
+            }
+            Some((header, header_len)) => {
+                let key = keyring.unlock(&header)?;
+                let (header, cipher) = header.verify(&key).map_err(format_error(path))?;
+                let layout = SegmentLayout::new(header_len, header.segment_log2, length)
+                    .map_err(format_error(path))?;
+                let input = Input::sealed(file, path, cipher, layout);
+                (input, header.compression, Some(header))
+            }
+        };
+        let input = Arc::new(input);
+        let footer = if input.is_sealed() { Some(read_footer(&input)?) } else { None };
+        let compressed_len = footer.map_or(input.len(), |footer| footer.compressed_len);
+        let metadata = read_metadata(&input, compression, compressed_len)?;
+        let same = metadata.compression == compression
+            && header.as_ref().is_none_or(|header| header.id == metadata.id);
+        if !same {
+            return Err(Error::malformed("its metadata are those of another archive"));
+        }
+        Ok(Self { input, compression, compressed_len, footer, header, metadata })
+    }
+
+    /// What the archive says of itself.
+    pub fn metadata(&self) -> &ArchiveMetadata {
+        &self.metadata
+    }
+
+    /// The header with the key slots; `None` where the archive is not sealed.
+    pub fn header(&self) -> Option<&ArchiveHeader> {
+        self.header.as_ref()
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.input.path()
+    }
+
+    /// The decompressed tar from a frame's beginning on.
+    fn tar_from(&self, offset: u64) -> Result<TarReader<Box<dyn Read + Send>>> {
+        let length = self.compressed_len.saturating_sub(offset);
+        let range = self.input.range(offset, length);
+        let tar = decompressor(range, self.compression).map_err(Error::from_io)?;
+        Ok(TarReader::new(tar))
+    }
+
+    /// Reads all of it and checks every byte: seals, compression, order, names, limits, and each
+    /// entry against the index.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify(&self, control: Control<'_>) -> Result<Passed> {
+        let nothing = ExtractOptions { targets: &[], select: &select_all, devices: false };
+        self.extract(&nothing, control).map(|(passed, _)| passed)
+    }
+
+    /// Extracts in one pass, checking as [`Self::verify`] does. **What was written is to be
+    /// relied on only when this returns**: extract to a place of its own. The caller syncs the
+    /// writers.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, or a writer's; what was written is of no use then.
+    pub fn extract(
+        &self,
+        options: &ExtractOptions<'_>,
+        control: Control<'_>,
+    ) -> Result<(Passed, Extracted)> {
+        self.run(options, control, None)
+    }
+
+    fn run(
+        &self,
+        options: &ExtractOptions<'_>,
+        control: Control<'_>,
+        lines: Option<&mut TakeLine<'_>>,
+    ) -> Result<(Passed, Extracted)> {
+        let opened = Ahead::new(self.input.range(0, self.compressed_len));
+        let tar = Ahead::new(decompressor(opened, self.compression).map_err(Error::from_io)?);
+        let failure = Mutex::new(None);
+        let (send, jobs) = extract::queue();
+        let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let passed = std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(2, 8) {
+                let (jobs, failure) = (jobs.clone(), &failure);
+                scope.spawn(move || extract::work(options, &jobs, failure));
+            }
+            drop(jobs);
+            let mut sink = Extractor::new(options, send, &failure, lines);
+            let passed = pass::pass(tar, &self.metadata, &mut sink, control);
+            let extracted = sink.close();
+            passed.map(|passed| (passed, extracted))
+        });
+        // A worker's failure comes first: the pass may only have noticed it.
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => passed,
+        }
+    }
+
+    /// Gives every line of the index to `take`, in order; **to be relied on only when this
+    /// returns**. Of a sealed archive only the index is read; of another one everything is, and
+    /// is verified.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, or an error of `take`.
+    pub fn index(&self, control: Control<'_>, take: &mut TakeLine<'_>) -> Result<Passed> {
+        let Some(footer) = self.footer else {
+            let nothing = ExtractOptions { targets: &[], select: &select_all, devices: false };
+            return self.run(&nothing, control, Some(take)).map(|(passed, _)| passed);
+        };
+        let index = read_index(&mut self.tar_from(footer.index_offset)?)?;
+        let mut lines = Lines::default();
+        let mut hash = Sha256::new();
+        for (number, part) in index.parts.iter().enumerate() {
+            super::gather::check(control.cancelled)?;
+            let mut tar = self.tar_from(part.offset)?;
+            let entry = tar.next_entry()?;
+            let name = part_name(number);
+            let Some(entry) = entry.filter(|entry| entry.name == name.as_bytes()) else {
+                return Err(Error::malformed("a part of its index is not in its place"));
+            };
+            let bytes = read_own(&mut tar, &entry, PART_LIMIT)?;
+            hash.update(&bytes);
+            for line in parse_part(&bytes) {
+                let line = line?;
+                lines.check(&line, &self.metadata)?;
+                take(&line)?;
+            }
+        }
+        if Digest(hash.finalize().into()) != index.sha256 {
+            return Err(Error::malformed("its index does not add up"));
+        }
+        Ok(Passed { amount: index.amount, entries: lines.count })
+    }
+}
+
+fn read_footer(input: &Arc<Input>) -> Result<Footer> {
+    let footer_len = u64::try_from(FOOTER_LEN).unwrap_or(u64::MAX);
+    let start = input.len().checked_sub(footer_len);
+    let error = format_error(input.path());
+    let start = start.ok_or_else(|| error(ArchiveFormatError::Truncated))?;
+    let mut bytes = [0u8; FOOTER_LEN];
+    input.range(start, footer_len).read_exact(&mut bytes).map_err(Error::from_io)?;
+    Footer::decode(&bytes, input.len()).map_err(error)
+}
+
+fn read_metadata(
+    input: &Arc<Input>,
+    compression: Compression,
+    compressed_len: u64,
+) -> Result<ArchiveMetadata> {
+    let start = input.range(0, compressed_len);
+    let mut tar = TarReader::new(decompressor(start, compression).map_err(Error::from_io)?);
+    let entry = tar.next_entry()?.filter(|entry| entry.name == METADATA_NAME.as_bytes());
+    let entry = entry.ok_or_else(|| Error::malformed("it does not begin with its metadata"))?;
+    ArchiveMetadata::decode(&read_own(&mut tar, &entry, METADATA_LIMIT)?)
+}
+
+fn read_index<R: Read>(tar: &mut TarReader<R>) -> Result<ArchiveIndex> {
+    let entry = tar.next_entry()?.filter(|entry| entry.name == INDEX_NAME.as_bytes());
+    let entry = entry.ok_or_else(|| Error::malformed("its index is not in its place"))?;
+    let bytes = read_own(tar, &entry, METADATA_LIMIT)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::malformed(format!("its index cannot be read: {error}")))
+}
+
+fn open_file(path: &Path) -> Result<File> {
+    // A FIFO must not make us wait.
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(Error::io("open", path))
+}

@@ -1,0 +1,358 @@
+//! Archives that no writer of ours makes: everything in them is well-formed and consistent but
+//! for one thing.
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::tar::{END, Stored, encode_header, padding};
+use super::*;
+use crate::tree::{ByteString, Digest, ManifestEntry, Metadata};
+
+/// An entry of a forged archive.
+struct Forged {
+    name: Vec<u8>,
+    metadata: Metadata,
+    content: Vec<u8>,
+    link: Option<Vec<u8>>,
+    links: u64,
+}
+
+fn metadata(kind: EntryKind) -> Metadata {
+    Metadata {
+        kind,
+        mode: 0o700,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        modified: Timestamp::default(),
+        accessed: Timestamp::default(),
+        size: 0,
+        rdev: 0,
+        target: ByteString::default(),
+        xattrs: Vec::new(),
+    }
+}
+
+fn directory(name: &str) -> Forged {
+    let metadata = metadata(EntryKind::Directory);
+    Forged { name: name.into(), metadata, content: Vec::new(), link: None, links: 1 }
+}
+
+fn file(name: impl Into<Vec<u8>>, content: &str) -> Forged {
+    let mut metadata = metadata(EntryKind::Regular);
+    metadata.size = content.len() as u64;
+    Forged { name: name.into(), metadata, content: content.into(), link: None, links: 1 }
+}
+
+fn symlink(name: &str, target: &str) -> Forged {
+    let mut metadata = metadata(EntryKind::Symlink);
+    metadata.target = ByteString(target.into());
+    Forged { name: name.into(), metadata, content: Vec::new(), link: None, links: 1 }
+}
+
+fn hard_link(name: &str, target: &str) -> Forged {
+    let metadata = metadata(EntryKind::Regular);
+    let link = Some(target.into());
+    Forged { name: name.into(), metadata, content: Vec::new(), link, links: 1 }
+}
+
+fn own(tar: &mut Vec<u8>, name: &str, content: &[u8]) {
+    let mut metadata = metadata(EntryKind::Regular);
+    metadata.size = content.len() as u64;
+    tar.extend(encode_header(name.as_bytes(), &metadata, &Stored::Content, 1));
+    tar.extend(content);
+    tar.extend(padding(metadata.size));
+}
+
+struct Forger {
+    limit: Amount,
+    change_metadata: fn(String) -> String,
+    change_lines: fn(String) -> String,
+    change_index: fn(String) -> String,
+}
+
+impl Default for Forger {
+    fn default() -> Self {
+        let limit = Amount { entries: 1000, bytes: 1000 };
+        let same = |text| text;
+        Self { limit, change_metadata: same, change_lines: same, change_index: same }
+    }
+}
+
+impl Forger {
+    fn forge(&self, entries: &[Forged]) -> Vec<u8> {
+        let sections = vec![SectionName::data()];
+        let about = description(ArchiveKind::Full);
+        let id = ArchiveId::random();
+        let metadata = ArchiveMetadata::new(id, &about, Compression::None, sections, self.limit);
+        let mut tar = Vec::new();
+        let json = (self.change_metadata)(serde_json::to_string(&metadata).unwrap());
+        own(&mut tar, "metadata.json", json.as_bytes());
+        let mut lines = String::new();
+        let mut amount = Amount::default();
+        for Forged { name, metadata, content, link, links } in entries {
+            let stored = link.as_ref().map_or(Stored::Content, |link| Stored::HardLink(link));
+            tar.extend(encode_header(name, metadata, &stored, *links));
+            tar.extend(content);
+            tar.extend(padding(content.len() as u64));
+            amount.entries += 1;
+            amount.bytes += metadata.size;
+            // Of what no path can be, there is no line either.
+            let inner = name.strip_prefix(b"data/").unwrap_or_default();
+            let Ok(path) = TreePath::new(inner) else { continue };
+            let first = link.as_deref().and_then(|link| link.strip_prefix(b"data/"));
+            let is_file = metadata.kind == EntryKind::Regular && link.is_none();
+            let line = IndexEntry {
+                section: SectionName::data(),
+                entry: ManifestEntry {
+                    path,
+                    metadata: metadata.clone(),
+                    link_to: first.and_then(|first| TreePath::new(first).ok()),
+                    sha256: is_file.then(|| Digest(Sha256::digest(content).into())),
+                },
+                changed: Timestamp::default(),
+                inode: 0,
+                stored: Where::Here,
+                unstable: false,
+            };
+            lines.push_str(&serde_json::to_string(&line).unwrap());
+            lines.push('\n');
+        }
+        let lines = (self.change_lines)(lines);
+        own(&mut tar, "index/00000000.jsonl", lines.as_bytes());
+        let part = IndexPart {
+            offset: 0,
+            bytes: lines.len() as u64,
+            entries: lines.lines().count() as u64,
+        };
+        let sha256 = Digest(Sha256::digest(lines.as_bytes()).into());
+        let index = ArchiveIndex { amount, parts: vec![part], sha256 };
+        let index = (self.change_index)(serde_json::to_string(&index).unwrap());
+        own(&mut tar, "index.json", index.as_bytes());
+        tar.extend(END);
+        tar
+    }
+}
+
+/// Verifies and extracts the archive into an empty directory, beside which another one must stay
+/// as it is.
+fn play(tar: &[u8]) -> Result<()> {
+    let place = tempfile::tempdir().unwrap();
+    let (file, target) = (place.path().join("archive"), place.path().join("target"));
+    std::fs::write(&file, tar).unwrap();
+    std::fs::create_dir(&target).unwrap();
+    std::fs::create_dir(place.path().join("outside")).unwrap();
+    std::fs::write(place.path().join("outside/file"), "untouched").unwrap();
+    let result = ArchiveReader::open(&file, &Keyring::new()).and_then(|reader| {
+        let verified = reader.verify(Control::default());
+        let tree = LocalTree::open(&target).unwrap();
+        let targets: [(SectionName, &dyn TreeWriter); 1] = [(SectionName::data(), &tree)];
+        let options = ExtractOptions { targets: &targets, select: &select_all, devices: false };
+        let extracted = reader.extract(&options, Control::default());
+        if let Err(error) = verified {
+            assert!(extracted.is_err(), "extracted in spite of {error}");
+        }
+        extracted.map(drop)
+    });
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().collect();
+    assert_eq!(left.len(), 3, "written outside the target");
+    let outside: Vec<_> = std::fs::read_dir(place.path().join("outside")).unwrap().collect();
+    assert_eq!(outside.len(), 1);
+    assert_eq!(std::fs::read(place.path().join("outside/file")).unwrap(), b"untouched");
+    result
+}
+
+fn refused(entries: Vec<Forged>, why: &str) {
+    let error = play(&Forger::default().forge(&entries)).unwrap_err().to_string();
+    assert!(error.contains(why), "{error:?} does not contain {why:?}");
+}
+
+#[test]
+fn the_forger_can_be_honest() {
+    let entries = vec![
+        directory("data"),
+        Forged { links: 2, ..file("data/a", "a") },
+        directory("data/d"),
+        file("data/d/b", ""),
+        hard_link("data/d/c", "data/a"),
+        symlink("data/e", "../outside"),
+    ];
+    play(&Forger::default().forge(&entries)).unwrap();
+}
+
+#[test]
+fn names_that_lead_outside() {
+    for name in [
+        "data/../outside/file",
+        "data/..",
+        "data/a/../../outside/x",
+        "/etc/strongroom-test",
+        "../outside/x",
+        "data//x",
+        "data/./x",
+        "data/",
+        "data/x/",
+        "outside/x",
+        "",
+        "metadata.json",
+    ] {
+        let error = play(&Forger::default().forge(&[directory("data"), file(name, "x")]));
+        assert!(matches!(error, Err(Error::Malformed { .. })), "{name:?}: {error:?}");
+    }
+    refused(vec![directory("data"), file("data/..", "x")], "\"..\" component");
+    refused(vec![directory("data"), file("/data/x", "x")], "no section");
+    let long = format!("data/{}", "n".repeat(256));
+    refused(vec![directory("data"), file(long, "x")], "255 bytes");
+}
+
+#[test]
+fn nothing_is_written_through_a_symlink_or_a_file() {
+    refused(
+        vec![directory("data"), symlink("data/a", "../outside"), file("data/a/file", "changed")],
+        "in something that is no directory",
+    );
+    refused(
+        vec![directory("data"), symlink("data/a", "../outside"), directory("data/a")],
+        "there twice",
+    );
+    refused(
+        vec![directory("data"), symlink("data/a", "../outside/file"), file("data/a", "changed")],
+        "there twice",
+    );
+    refused(vec![directory("data"), file("data/a", ""), file("data/a/b", "")], "no directory");
+    refused(vec![directory("data"), file("data/a/b", "")], "no directory");
+    refused(vec![symlink("data", "outside"), file("data/file", "x")], "no directory");
+    refused(vec![file("data/file", "x")], "begin with its root");
+}
+
+#[test]
+fn duplicates_and_disorder() {
+    refused(vec![directory("data"), file("data/a", "1"), file("data/a", "2")], "there twice");
+    refused(vec![directory("data"), file("data/b", ""), file("data/a", "")], "out of order");
+    refused(vec![directory("data"), directory("data/a"), directory("data/a")], "there twice");
+    refused(vec![directory("data"), directory("data")], "there twice");
+}
+
+#[test]
+fn hard_links_to_what_is_not_in_the_archive() {
+    for target in [
+        "/etc/passwd",
+        "../outside/file",
+        "data/../../outside/file",
+        "data/none",
+        "data/b",
+        "data",
+        "index.json",
+    ] {
+        let error =
+            play(&Forger::default().forge(&[directory("data"), hard_link("data/b", target)]));
+        assert!(matches!(error, Err(Error::Malformed { .. })), "{target}: {error:?}");
+    }
+    let away = symlink("data/a", "../outside/file");
+    refused(vec![directory("data"), away, hard_link("data/b", "data/a")], "not there");
+    let single = file("data/a", "x");
+    refused(vec![directory("data"), single, hard_link("data/b", "data/a")], "not there");
+}
+
+#[test]
+fn devices_and_odd_entries() {
+    for kind in [EntryKind::CharacterDevice, EntryKind::BlockDevice] {
+        let mut device = metadata(kind);
+        device.rdev = rustix::fs::makedev(1, 3);
+        let name = b"data/device".to_vec();
+        let device = Forged { name, metadata: device, content: Vec::new(), link: None, links: 1 };
+        refused(vec![directory("data"), device], "device file");
+    }
+    refused(vec![directory("data"), symlink("data/a", "")], "impossible target");
+    let long = "x".repeat(5000);
+    refused(vec![directory("data"), symlink("data/a", &long)], "impossible target");
+}
+
+#[test]
+fn more_than_was_declared() {
+    let many: Vec<_> = std::iter::once(directory("data"))
+        .chain((0..1000).map(|i| file(format!("data/{i:04}"), "")))
+        .collect();
+    let error = play(&Forger::default().forge(&many)).unwrap_err();
+    assert!(matches!(error, Error::TooMuch { limit: 1000, what: "entries" }), "{error}");
+    let large = vec![directory("data"), file("data/a", &"x".repeat(999)), file("data/b", "yy")];
+    let error = play(&Forger::default().forge(&large)).unwrap_err();
+    assert!(matches!(error, Error::TooMuch { limit: 1000, what: "bytes" }), "{error}");
+    // A hole of eight exbibytes weighs nothing, but is declared nowhere.
+    let mut sparse = metadata(EntryKind::Regular);
+    sparse.size = 1 << 62;
+    let map = super::super::tar::SparseMap::new(1 << 62);
+    let mut tar = Forger::default().forge(&[directory("data")]);
+    let at = tar.len() - END.len();
+    tar.truncate(at);
+    let mut whole = Vec::new();
+    let honest = Forger::default().forge(&[directory("data")]);
+    let split = honest.windows(20).position(|bytes| bytes == b"index/00000000.jsonl").unwrap();
+    let split = split / 512 * 512 - 1024;
+    whole.extend(&honest[..split]);
+    whole.extend(encode_header(b"data/hole", &sparse, &Stored::Sparse(&map), 1));
+    whole.extend(map.encode());
+    whole.extend(&honest[split..]);
+    let error = play(&whole).unwrap_err();
+    assert!(matches!(error, Error::TooMuch { what: "bytes", .. }), "{error}");
+}
+
+#[test]
+fn an_index_that_says_otherwise() {
+    let entries = || vec![directory("data"), file("data/a", "a"), file("data/b", "b")];
+    let lines: [fn(String) -> String; 9] = [
+        |text| text.replace("448", "449"),
+        |text| text.replacen("\"sha256\":\"", "\"sha256\":\"00", 1),
+        |text| {
+            text.replace(
+                "3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d",
+                &"0".repeat(64),
+            )
+        },
+        |text| text.lines().take(2).map(|line| format!("{line}\n")).collect(),
+        |text| format!("{text}{text}"),
+        |text| text.lines().rev().map(|line| format!("{line}\n")).collect(),
+        |text| text.replace("\"data\"", "\"other\""),
+        |text| text.replace("\"path\":\"b\"", "\"path\":\"../b\""),
+        |text| text.trim_end().to_owned(),
+    ];
+    for (number, change_lines) in lines.into_iter().enumerate() {
+        let forger = Forger { change_lines, ..Forger::default() };
+        assert!(play(&forger.forge(&entries())).is_err(), "{number}");
+    }
+    let indexes: [fn(String) -> String; 5] = [
+        |text| text.replace("\"entries\":3,\"bytes\":2", "\"entries\":2,\"bytes\":2"),
+        |text| text.replace("\"bytes\":2}", "\"bytes\":1}"),
+        |text| text.replace("\"sha256\":\"", "\"sha256\":\"00"),
+        |text| text.replace("\"parts\":[", "\"parts\":[{\"offset\":0,\"bytes\":0,\"entries\":0},"),
+        |_| "{}".into(),
+    ];
+    for (number, change_index) in indexes.into_iter().enumerate() {
+        let forger = Forger { change_index, ..Forger::default() };
+        assert!(play(&forger.forge(&entries())).is_err(), "{number}");
+    }
+    let metadatas: [fn(String) -> String; 4] = [
+        |text| text.replace("\"sections\":[\"data\"]", "\"sections\":[]"),
+        |text| text.replace("[\"data\"]", "[\"data\",\"more\"]"),
+        |text| text.replace("\"compression\":\"none\"", "\"compression\":\"zstd\""),
+        |text| text.replace("\"version\":1", "\"version\":2"),
+    ];
+    for (number, change_metadata) in metadatas.into_iter().enumerate() {
+        let forger = Forger { change_metadata, ..Forger::default() };
+        assert!(play(&forger.forge(&entries())).is_err(), "{number}");
+    }
+}
+
+#[test]
+fn content_stored_elsewhere_must_be_in_the_chain() {
+    let forger = Forger {
+        change_lines: |text| {
+            let id = "0".repeat(64);
+            let last = text.lines().last().unwrap();
+            let line = last.replace("\"path\":\"a\"", "\"path\":\"b\"");
+            let line = line.strip_suffix('}').unwrap();
+            format!("{text}{line},\"stored\":{{\"in\":\"{id}\"}}}}\n")
+        },
+        ..Forger::default()
+    };
+    let error = play(&forger.forge(&[directory("data"), file("data/a", "a")])).unwrap_err();
+    assert!(error.to_string().contains("does not need"), "{error}");
+}

@@ -1,0 +1,423 @@
+//! The second half of writing: frames what was gathered as a tar with its index, and compresses
+//! it.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
+
+use crossbeam_channel::Receiver;
+use sha2::{Digest as _, Sha256};
+
+use super::compress::Compressor;
+use super::error::{Error, Result};
+use super::gather::{self, Content, Found, Item, Noticed, OnChange, Section, Unchanged};
+use super::hash::{Hashing, hashing};
+use super::metadata::{
+    Amount, ArchiveIndex, ArchiveMetadata, Description, INDEX_NAME, INDEX_PREFIX, IndexEntry,
+    IndexPart, METADATA_NAME, PART_BYTES, PART_ENTRIES, SectionName, Where,
+};
+use super::pipe::Output;
+use super::tar::{END, SparseMap, Stored, encode_header, padding};
+use crate::format::archive::{ArchiveId, Compression, FOOTER_LEN, Footer};
+use crate::tree::{
+    self, ByteString, ContentReader, Digest, Entry, EntryKind, Metadata, Progress, Timestamp,
+    TreePath,
+};
+
+/// Bytes read of a large file at once.
+const CHUNK: usize = 1 << 20;
+
+/// How an archive is written.
+#[derive(Clone, Copy)]
+pub struct WriteOptions<'a> {
+    /// How it is compressed.
+    pub compression: Compression,
+    /// The level of the compression; its usual one by default.
+    pub level: Option<i32>,
+    /// Threads that compress; by default as many as there are processors.
+    pub threads: Option<NonZeroUsize>,
+    /// What becomes of files that change meanwhile.
+    pub on_change: OnChange,
+    /// Set by somebody else to stop.
+    pub cancelled: &'a AtomicBool,
+    /// Told of bytes and entries.
+    pub progress: &'a dyn Progress,
+}
+
+impl Default for WriteOptions<'_> {
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self {
+            compression: Compression::default(),
+            level: None,
+            threads: None,
+            on_change: OnChange::default(),
+            cancelled: &NEVER,
+            progress: &(),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// What the archive says of itself.
+    pub metadata: ArchiveMetadata,
+    /// What it holds, exactly.
+    pub amount: Amount,
+    /// Entries of the trees, with those that are stored elsewhere.
+    pub entries: u64,
+    /// What was noticed on the way.
+    pub noticed: Noticed,
+}
+
+/// Writes a whole archive to `output`.
+pub(super) fn write(
+    output: Output,
+    sealed: bool,
+    id: ArchiveId,
+    description: &Description,
+    sections: &[Section<'_>],
+    unchanged: &mut Unchanged<'_>,
+    options: &WriteOptions<'_>,
+) -> Result<Written> {
+    let counted = gather::count(sections, options.on_change, options.cancelled)?;
+    let names = sections.iter().map(|section| section.name.clone()).collect();
+    let metadata = ArchiveMetadata::new(id, description, options.compression, names, counted.limit);
+    let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = options.threads.unwrap_or(available);
+    let (send_items, items) = gather::channel();
+    let (send_jobs, jobs) = gather::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..available.get().clamp(2, 8) {
+            let jobs = jobs.clone();
+            scope.spawn(move || gather::read_small(sections, options.on_change, &jobs));
+        }
+        drop(jobs);
+        let walk = scope.spawn(|| {
+            let (send_items, send_jobs) = (send_items, send_jobs);
+            let (on_change, cancelled) = (options.on_change, options.cancelled);
+            gather::walk(
+                sections,
+                counted,
+                unchanged,
+                on_change,
+                cancelled,
+                &send_items,
+                &send_jobs,
+            )
+        });
+        let output = Compressor::new(output, options.compression, options.level, threads);
+        let mut writer = Writer {
+            output,
+            sections,
+            options,
+            created: description.created,
+            amount: Amount::default(),
+            entries: 0,
+            limit: metadata.limit,
+            part: Vec::new(),
+            part_entries: 0,
+            parts: Vec::new(),
+            hash: Sha256::new(),
+            noticed: Noticed::default(),
+        };
+        let written = writer.write_all(&metadata, &items);
+        // Lets the walk notice that nobody takes its entries any more.
+        drop(items);
+        let walked = walk.join().map_err(|_| Error::Worker)?;
+        written?;
+        let (amount, entries, noticed) = writer.finish(sealed, walked?)?;
+        Ok(Written { metadata, amount, entries, noticed })
+    })
+}
+
+struct Writer<'a> {
+    output: Compressor<Output>,
+    sections: &'a [Section<'a>],
+    options: &'a WriteOptions<'a>,
+    created: Timestamp,
+    amount: Amount,
+    entries: u64,
+    limit: Amount,
+    /// Lines of the index since the last part.
+    part: Vec<u8>,
+    part_entries: u64,
+    parts: Vec<IndexPart>,
+    hash: Sha256,
+    noticed: Noticed,
+}
+
+impl Writer<'_> {
+    fn write_all(&mut self, metadata: &ArchiveMetadata, items: &Receiver<Item>) -> Result<()> {
+        self.own_entry(METADATA_NAME, &pretty(metadata)?)?;
+        for item in items {
+            gather::check(self.options.cancelled)?;
+            self.item(item)?;
+            if self.part_entries >= PART_ENTRIES as u64 || self.part.len() >= PART_BYTES {
+                self.end_part()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rest of the index, and the end.
+    fn finish(mut self, sealed: bool, walked: Noticed) -> Result<(Amount, u64, Noticed)> {
+        self.end_part()?;
+        let index_offset = self.output.cut().map_err(Error::from_io)?;
+        let sha256 = Digest(std::mem::take(&mut self.hash).finalize().into());
+        let parts = std::mem::take(&mut self.parts);
+        let index = ArchiveIndex { amount: self.amount, parts, sha256 };
+        self.own_entry(INDEX_NAME, &pretty(&index)?)?;
+        self.put(&END)?;
+        let compressed_len = self.output.cut().map_err(Error::from_io)?;
+        let mut output = self.output.finish().map_err(Error::from_io)?;
+        if sealed {
+            let footer: [u8; FOOTER_LEN] = Footer { index_offset, compressed_len }.encode();
+            output.write_all(&footer).map_err(Error::from_io)?;
+        }
+        output.finish()?;
+        let Noticed { unstable, mut vanished, .. } = self.noticed;
+        vanished.extend(walked.vanished);
+        Ok((self.amount, self.entries, Noticed { unstable, vanished, ..walked }))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.output.write_all(bytes).map_err(Error::from_io)
+    }
+
+    /// An entry that is ours, not the tree's.
+    fn own_entry(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        let metadata = Metadata {
+            kind: EntryKind::Regular,
+            mode: 0o600,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            modified: self.created,
+            accessed: self.created,
+            size: content.len() as u64,
+            rdev: 0,
+            target: ByteString::default(),
+            xattrs: Vec::new(),
+        };
+        self.put(&encode_header(name.as_bytes(), &metadata, &Stored::Content, 1))?;
+        self.put(content)?;
+        self.put(padding(metadata.size))
+    }
+
+    fn item(&mut self, item: Item) -> Result<()> {
+        let Item { mut index, links, content } = item;
+        match content {
+            Content::Nothing => {
+                let name = archive_name(&index.section, &index.entry.path);
+                let target =
+                    index.entry.link_to.as_ref().map(|first| archive_name(&index.section, first));
+                let stored = match &target {
+                    Some(target) => Stored::HardLink(target),
+                    None => Stored::Nothing,
+                };
+                if index.stored == Where::Here {
+                    self.put(&encode_header(&name, &index.entry.metadata, &stored, links))?;
+                }
+            }
+            Content::Small(wait) => match wait.recv().map_err(|_| Error::Worker)?? {
+                Found::Gone => return self.vanished(&index),
+                Found::Large(entry) => {
+                    let section = self.section(&index.section)?;
+                    return self.large(index, links, section, *entry);
+                }
+                Found::Small(small) => {
+                    refresh(&mut index, &small.entry);
+                    index.entry.sha256 = Some(small.digest);
+                    index.unstable = small.unstable;
+                    let name = archive_name(&index.section, &index.entry.path);
+                    let metadata = &small.entry.metadata;
+                    self.put(&encode_header(&name, metadata, &Stored::Content, links))?;
+                    self.put(&small.data)?;
+                    self.put(padding(metadata.size))?;
+                    self.options.progress.bytes(metadata.size);
+                    self.count_bytes(metadata.size)?;
+                }
+            },
+            Content::Large { section, entry } => return self.large(index, links, section, *entry),
+        }
+        self.end_entry(index)
+    }
+
+    fn section(&self, name: &SectionName) -> Result<usize> {
+        self.sections.iter().position(|section| section.name == *name).ok_or(Error::Worker)
+    }
+
+    fn large(
+        &mut self,
+        mut index: IndexEntry,
+        links: u64,
+        section: usize,
+        entry: Entry,
+    ) -> Result<()> {
+        let reader = self.sections.get(section).ok_or(Error::Worker)?.reader;
+        let opened = gather::open(reader, entry, self.options.on_change)?;
+        let Some((entry, content)) = opened else { return self.vanished(&index) };
+        refresh(&mut index, &entry);
+        self.count_bytes(entry.metadata.size)?;
+        let map = sparse_map(&*content, &entry)?;
+        let name = archive_name(&index.section, &index.entry.path);
+        let stored = map.as_ref().map_or(Stored::Content, Stored::Sparse);
+        self.put(&encode_header(&name, &entry.metadata, &stored, links))?;
+        if let Some(map) = &map {
+            self.put(&map.encode())?;
+        }
+        let dense = SparseMap::dense(entry.metadata.size);
+        let (digest, short) = self.stream(&*content, map.as_ref().unwrap_or(&dense))?;
+        let stored_len = map.as_ref().map_or(entry.metadata.size, SparseMap::data_len);
+        self.put(padding(stored_len))?;
+        index.entry.sha256 = Some(digest);
+        index.unstable = match content.check_unchanged() {
+            Ok(()) if short => {
+                let size = entry.metadata.size;
+                return Err(tree::Error::Short { size, end: 0 }.into());
+            }
+            Ok(()) => false,
+            Err(tree::Error::Changed { .. }) if self.options.on_change == OnChange::Keep => true,
+            Err(error) => return Err(error.into()),
+        };
+        self.end_entry(index)
+    }
+
+    /// Writes the data of a file, hashing all of it in another thread. What the file no longer
+    /// has is zeros; then `true` comes with the digest.
+    fn stream(&mut self, content: &dyn ContentReader, map: &SparseMap) -> Result<(Digest, bool)> {
+        let (cancelled, progress) = (self.options.cancelled, self.options.progress);
+        let hole = |hashing: &Hashing, length| {
+            progress.bytes(length);
+            hashing.zeros(length, || gather::check(cancelled))
+        };
+        hashing(|hashing| {
+            let mut short = false;
+            let mut end = 0;
+            for extent in map.extents() {
+                hole(hashing, extent.start - end)?;
+                let mut at = extent.start;
+                while at < extent.end {
+                    gather::check(cancelled)?;
+                    let wanted = usize::try_from(extent.end - at).unwrap_or(CHUNK).min(CHUNK);
+                    let mut buffer = hashing.buffer(wanted);
+                    let count = content.read_at(&mut buffer, at)?;
+                    if count < wanted {
+                        buffer[count..].fill(0);
+                        short = true;
+                        if self.options.on_change == OnChange::Fail {
+                            content.check_unchanged()?;
+                        }
+                    }
+                    self.put(&buffer)?;
+                    at += wanted as u64;
+                    progress.bytes(wanted as u64);
+                    hashing.data(buffer)?;
+                }
+                end = extent.end;
+            }
+            hole(hashing, map.real_size() - end)?;
+            Ok(short)
+        })
+    }
+
+    fn vanished(&mut self, index: &IndexEntry) -> Result<()> {
+        self.noticed.vanished.push((index.section.clone(), index.entry.path.clone()));
+        Ok(())
+    }
+
+    fn count_bytes(&mut self, bytes: u64) -> Result<()> {
+        self.amount.bytes = self.amount.bytes.saturating_add(bytes);
+        if self.amount.bytes > self.limit.bytes {
+            return Err(Error::TooLarge("the source grew by more than a quarter meanwhile"));
+        }
+        Ok(())
+    }
+
+    /// The entry's line in the index.
+    fn end_entry(&mut self, index: IndexEntry) -> Result<()> {
+        self.entries += 1;
+        if self.entries > self.limit.entries {
+            return Err(Error::TooLarge("the source grew by more than a quarter meanwhile"));
+        }
+        if index.stored == Where::Here {
+            self.amount.entries += 1;
+        }
+        if index.unstable {
+            self.noticed.unstable.push((index.section.clone(), index.entry.path.clone()));
+        }
+        serde_json::to_writer(&mut self.part, &index)
+            .map_err(|error| Error::malformed(error.to_string()))?;
+        self.part.push(b'\n');
+        self.part_entries += 1;
+        self.options.progress.entry(&index.entry.path);
+        Ok(())
+    }
+
+    /// Writes an index part in a frame of its own.
+    fn end_part(&mut self) -> Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let part = std::mem::take(&mut self.part);
+        let offset = self.output.cut().map_err(Error::from_io)?;
+        self.own_entry(&part_name(self.parts.len()), &part)?;
+        self.output.cut().map_err(Error::from_io)?;
+        self.hash.update(&part);
+        let bytes = part.len() as u64;
+        let entries = std::mem::take(&mut self.part_entries);
+        self.parts.push(IndexPart { offset, bytes, entries });
+        self.part = part;
+        self.part.clear();
+        Ok(())
+    }
+}
+
+/// What a file is by the time it is read.
+fn refresh(index: &mut IndexEntry, entry: &Entry) {
+    index.entry.metadata = entry.metadata.clone();
+    index.changed = entry.changed;
+    index.inode = entry.inode;
+}
+
+/// Where a file has data, where that is less than all of it.
+fn sparse_map(content: &dyn ContentReader, entry: &Entry) -> Result<Option<SparseMap>> {
+    let size = entry.metadata.size;
+    if entry.allocated >= size {
+        return Ok(None);
+    }
+    let mut map = SparseMap::new(size);
+    let mut offset = 0;
+    while let Some(extent) = content.next_data(offset)? {
+        let (start, end) = (extent.start.max(offset), extent.end.min(size));
+        if start >= end {
+            break;
+        }
+        offset = end;
+        map.push(start..end);
+    }
+    Ok(Some(map).filter(|map| !map.is_dense()))
+}
+
+/// An entry's name in the tar.
+pub(super) fn archive_name(section: &SectionName, path: &TreePath) -> Vec<u8> {
+    let mut name = section.as_str().as_bytes().to_vec();
+    if !path.is_root() {
+        name.push(b'/');
+        name.extend_from_slice(path.as_bytes());
+    }
+    name
+}
+
+/// The name of an index part.
+pub(super) fn part_name(number: usize) -> String {
+    format!("{INDEX_PREFIX}{number:08}.jsonl")
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).map_err(|error| Error::malformed(error.to_string()))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
