@@ -47,6 +47,8 @@ struct Pending {
     punched: Vec<(u64, u64)>,
     /// The lowest size that a record set, and the size after all of them; plain.
     sizes: Option<(u64, u64)>,
+    /// The end of the furthest block recorded, though a hole may have taken its place; plain.
+    end: u64,
 }
 
 impl Pending {
@@ -195,9 +197,10 @@ impl Reading {
                     pending
                         .blocks
                         .insert(index.0, Change { segment, offset: at, len: block.len() });
+                    let len = u64::try_from(sealed_plain_len(block)).expect("a block");
+                    pending.end = pending.end.max(index.plain_offset() + len);
                     if let Some((_, size)) = &mut pending.sizes {
-                        let len = u64::try_from(sealed_plain_len(block)).expect("a block");
-                        *size = (*size).max(index.plain_offset() + len);
+                        *size = (*size).max(pending.end);
                     }
                     at += u64::try_from(block.len()).expect("a block");
                 }
@@ -214,6 +217,7 @@ impl Reading {
                 });
                 let lowest = pending.sizes.map_or(size, |(lowest, _)| lowest.min(size));
                 pending.sizes = Some((lowest, size));
+                pending.end = pending.end.min(size);
                 if !tail.is_empty() {
                     let offset = offset
                         + u64::try_from(RECORD_HEADER_LEN + BLOCKS_PREFIX_LEN).expect("small");
@@ -348,8 +352,12 @@ fn replay(
         segments[*segment].1.read_at(&mut sealed, *offset)?;
         file.write_at(&sealed, BlockIndex(*index).cipher_offset())?;
     }
-    if let Some((_, size)) = pending.sizes {
-        file.set_len(cipher_size(size))?;
+    match pending.sizes {
+        Some((_, size)) => file.set_len(cipher_size(size))?,
+        None if file.stat()?.size < cipher_size(pending.end) => {
+            file.set_len(cipher_size(pending.end))?;
+        }
+        None => {}
     }
     file.set_times(SetTime::Keep, SetTime::At(stat.modified))?;
     Ok(pending.blocks.len())
