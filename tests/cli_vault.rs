@@ -298,3 +298,97 @@ fn damage_and_forgery_of_the_configuration_have_codes_of_their_own() {
     assert!(altered != Some(25) && altered != Some(10), "{altered:?}");
     assert_eq!(code_with(&whole), Some(25), "the vault is unharmed");
 }
+
+/// A terminal, by script(1): what is asked, what is shown, and that what is typed is not.
+#[test]
+fn on_a_terminal_secrets_are_asked_for_and_the_recovery_key_is_shown() {
+    let room = Room::new();
+    let vault = room.path("vault");
+    let program = strongroom().get_program().to_str().unwrap().to_owned();
+    let mut talk = Talk::begin(&format!(
+        "{program} init {} --kdf-memory 64 --kdf-iterations 1",
+        vault.display()
+    ));
+    talk.answer("New passphrase for the vault", "typed secret");
+    talk.answer("Once more", "typed secret");
+    talk.answer("type words", "wrong words");
+    talk.answer("That is not what stands there", "skip");
+    let said = talk.end(0);
+    assert!(!said.contains("typed secret"), "{said}");
+    assert_eq!(slots(&vault).len(), 2);
+    let numbered: Vec<&str> = said.split_whitespace().skip_while(|word| *word != "1").collect();
+    let words: Vec<&str> = numbered.chunks(2).take(24).map(|pair| pair[1]).collect();
+    let words = room.secret("words", words.join(" "));
+    assert!(opens(&vault, &["--recovery-key-file", words.to_str().unwrap()]), "{said}");
+
+    // A typing error deserves another try, three of them an end.
+    let remove = format!("{program} key remove {} 7", vault.display());
+    let mut talk = Talk::begin(&remove);
+    talk.answer("Passphrase of the vault", "wrong");
+    talk.answer("try again", "typed secret");
+    talk.end(25);
+    let mut talk = Talk::begin(&remove);
+    talk.answer("Passphrase of the vault", "wrong");
+    talk.answer("try again", "wrong");
+    talk.answer("try again", "wrong");
+    talk.end(10);
+    // What is asked may be refused.
+    let mut talk = Talk::begin(&remove.replace(" 7", " 1"));
+    talk.answer("Passphrase of the vault", "typed secret");
+    talk.answer("Remove key slot 1?", "n");
+    talk.end(23);
+}
+
+/// A program on a terminal of its own.
+struct Talk {
+    child: std::process::Child,
+    heard: std::sync::mpsc::Receiver<u8>,
+    said: String,
+    /// Up to where `said` was answered.
+    answered: usize,
+}
+
+impl Talk {
+    fn begin(command: &str) -> Self {
+        let mut child = Command::new("script")
+            .args(["-qec", command, "/dev/null"])
+            .env_remove("CREDENTIALS_DIRECTORY")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script(1), of util-linux");
+        let output = child.stdout.take().unwrap();
+        let (sender, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            std::io::Read::bytes(output).map_while(Result::ok).all(|byte| sender.send(byte).is_ok())
+        });
+        Self { child, heard, said: String::new(), answered: 0 }
+    }
+
+    /// Waits for the question, then for silence: it is asked before the echo is switched off.
+    #[track_caller]
+    fn answer(&mut self, question: &str, answer: &str) {
+        let silence = std::time::Duration::from_millis(300);
+        while !self.said[self.answered..].contains(question) {
+            let byte = self.heard.recv_timeout(support::PATIENCE);
+            self.said
+                .push(char::from(byte.unwrap_or_else(|_| panic!("{question}: {}", self.said))));
+        }
+        while let Ok(byte) = self.heard.recv_timeout(silence) {
+            self.said.push(char::from(byte));
+        }
+        self.answered = self.said.len();
+        let input = self.child.stdin.as_mut().unwrap();
+        input.write_all(answer.as_bytes()).unwrap();
+        input.write_all(b"\n").unwrap();
+    }
+
+    #[track_caller]
+    fn end(mut self, code: i32) -> String {
+        let status = self.child.wait().unwrap();
+        self.said.extend(self.heard.iter().map(char::from));
+        assert_eq!(status.code(), Some(code), "{}", self.said);
+        self.said
+    }
+}

@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::failure::CommandResult;
-use super::{Context, completions, info, init, key};
+use super::{Context, completions, info, init, key, speed};
 #[cfg(feature = "mount")]
 use super::{mount, status, umount};
 
@@ -98,6 +98,8 @@ pub enum Command {
     Info(info::Args),
     /// Manage the secrets that open a vault.
     Key(key::Args),
+    /// Measure how fast this machine encrypts.
+    Speed(speed::Args),
     /// Write a shell's completion script to standard output.
     Completions(completions::Args),
 }
@@ -115,6 +117,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Info(_) => "info",
             Self::Key(args) => args.name(),
+            Self::Speed(_) => "speed",
             Self::Completions(_) => "completions",
         }
     }
@@ -140,6 +143,7 @@ impl Command {
             Self::Status(args) => status::run(args, context),
             Self::Info(args) => info::run(args, context),
             Self::Key(args) => key::run(args, context),
+            Self::Speed(args) => speed::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }

@@ -24,6 +24,7 @@ pub mod mounted;
 pub mod output;
 pub mod prompt;
 pub mod recovery;
+pub mod speed;
 #[cfg(feature = "mount")]
 pub mod status;
 #[cfg(feature = "mount")]
