@@ -323,10 +323,8 @@ impl Core {
             if inode.has_only_location(parent, entry) {
                 self.pin(inode, directory, entry)?;
             }
-            if !last {
-                if let Some(file) = inode.open_file() {
-                    self.settle_records(&mut file.content.write())?;
-                }
+            if !last && let Some(file) = inode.open_file() {
+                self.settle_records(&mut file.content.write())?;
             }
         }
         Ok(Going { inode, last, overflows })
@@ -354,10 +352,10 @@ impl Core {
     fn finish_removal(&self, parent: &Arc<Inode>, entry: &[u8], going: Going) {
         if let Some(inode) = &going.inode {
             inode.remove_location(parent, entry);
-            if going.last {
-                if let Some(file) = inode.open_file() {
-                    file.content.write().orphan = true;
-                }
+            if going.last
+                && let Some(file) = inode.open_file()
+            {
+                file.content.write().orphan = true;
             }
             self.drop_if_idle(inode);
         }

@@ -81,10 +81,10 @@ pub(super) fn recover(
             Ok(file) => {
                 present = true;
                 let mut bytes = [0u8; SEGMENT_HEADER_LEN];
-                if file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN {
-                    if let Some(header) = codec.decode_header(&bytes) {
-                        segments.push((header, file));
-                    }
+                if file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN
+                    && let Some(header) = codec.decode_header(&bytes)
+                {
+                    segments.push((header, file));
                 }
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}

@@ -165,7 +165,7 @@ impl Core {
     fn grow(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
         self.ensure_keyed(content);
         content.sparse = true;
-        if content.size % BLOCK != 0 {
+        if !content.size.is_multiple_of(BLOCK) {
             let block_end = BlockIndex::containing(content.size).next().plain_offset();
             self.extend_tail(inode, content, block_end.min(size))?;
         }

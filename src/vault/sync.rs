@@ -46,10 +46,10 @@ impl Core {
             inode.set_flag(DATA_DIRTY | METADATA_DIRTY);
             return Err(error.into());
         }
-        if let Some(journal) = self.journal() {
-            if captured.sequence > 0 {
-                journal.commit(captured.sequence)?;
-            }
+        if let Some(journal) = self.journal()
+            && captured.sequence > 0
+        {
+            journal.commit(captured.sequence)?;
         }
         let mut content = file.content.write();
         content.syncs = if content.written_since_sync > (1 << 20) {

@@ -133,7 +133,7 @@ impl Core {
         let tail = BlockIndex::containing(content.size);
         if offset > content.size {
             content.sparse = true;
-            if content.size % BLOCK != 0 && tail < first {
+            if !content.size.is_multiple_of(BLOCK) && tail < first {
                 self.extend_tail(inode, content, tail.next().plain_offset())?;
             }
         }
@@ -200,7 +200,7 @@ impl Core {
             return false;
         }
         let durable_tail = BlockIndex::containing(content.durable);
-        let tail_is_short = content.durable % BLOCK != 0
+        let tail_is_short = !content.durable.is_multiple_of(BLOCK)
             && new_size > durable_tail.next().plain_offset()
             && !content.live.get(&durable_tail.0).is_some_and(LiveBlock::is_full);
         let tail_waits = tail_is_short
@@ -353,7 +353,7 @@ impl Core {
         for (index, block) in split_blocks(first, sealed) {
             let place = BlockPlace { generation: appended.generation, offset, len: block.len() };
             let live = LiveBlock { place, applied: false };
-            if index == durable_tail && content.durable % BLOCK != 0 {
+            if index == durable_tail && !content.durable.is_multiple_of(BLOCK) {
                 content.tail_sequence = Some(appended.sequence);
             }
             content.live.insert(index.0, live);
