@@ -5,13 +5,12 @@
 
 use zeroize::Zeroizing;
 
-use super::super::filesystem::FileSystem;
-use super::super::types::FilesystemOptions;
 use super::*;
 use crate::backing::crash::{CrashRecorder, Metadata, Sampler};
 use crate::backing::fault::{Fault, Faults, Operation};
 use crate::backing::memory::MemoryDirectory;
 use crate::crypto::Passphrase;
+use crate::vault::{FileSystem, FilesystemOptions};
 
 fn passphrase(text: &str) -> Secret {
     Secret::Passphrase(Passphrase::new(Zeroizing::new(text.as_bytes().to_vec())).unwrap())
