@@ -11,7 +11,7 @@ use super::codecs::Codecs;
 use super::descriptors::DescriptorCache;
 use super::directory::OpenDirectory;
 use super::error::{Error, Result};
-use super::inode::{DATA_DIRTY, Inode, InodeTable, LISTED};
+use super::inode::{DATA_DIRTY, Inode, InodeTable, LISTED, RECORD_DIRTY};
 use super::journal::Journal;
 use super::signal::Signal;
 use super::sync::backing_now;
@@ -144,16 +144,19 @@ impl Core {
 
     /// Lets go of an inode that nobody refers to and of which nothing is still to be kept.
     pub(super) fn drop_if_idle(&self, inode: &Arc<Inode>) {
-        self.inodes.remove_if(inode, |inode| {
+        let gone = self.inodes.remove_if(inode, |inode| {
             if inode.locations.lock().is_empty() {
                 return true;
             }
-            if inode.flag(LISTED) || inode.flag(DATA_DIRTY) {
+            if inode.flag(LISTED) || inode.flag(DATA_DIRTY) || inode.flag(RECORD_DIRTY) {
                 return false;
             }
             inode.kind != FileKind::Regular
                 || inode.open_file().is_none_or(|file| file.is_at_rest())
         });
+        if gone && inode.locations.lock().is_empty() {
+            self.remove_overflows_of(inode);
+        }
     }
 
     /// The plain name of an entry; `None` when it has none (ours, or damaged).

@@ -371,6 +371,9 @@ impl FileSystem {
         if self.core.options.read_only {
             return Ok(());
         }
+        for inode in self.core.inodes.nameless() {
+            self.core.remove_overflows_of(&inode);
+        }
         self.core.commit_all()?;
         self.core.empty_journal()?;
         match self.core.journal() {

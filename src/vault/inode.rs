@@ -45,6 +45,9 @@ pub(super) const LISTED: u8 = 8;
 pub(super) const NAMES_DIRTY: u8 = 32;
 /// Used since the descriptor cache last looked.
 pub(super) const USED: u8 = 16;
+/// A directory whose record is not known to be durable. It stays known until it is, so that its
+/// name is.
+pub(super) const RECORD_DIRTY: u8 = 64;
 
 /// An inode in memory.
 pub(super) struct Inode {
@@ -192,16 +195,34 @@ impl InodeTable {
         before.is_ok_and(|before| before <= count).then_some(inode)
     }
 
-    /// Removes an inode that nobody refers to, unless something of it is still to be kept.
-    pub(super) fn remove_if(&self, inode: &Arc<Inode>, may_go: impl FnOnce(&Inode) -> bool) {
+    /// Removes an inode that nobody refers to, unless something of it is still to be kept; whether
+    /// it did.
+    pub(super) fn remove_if(
+        &self,
+        inode: &Arc<Inode>,
+        may_go: impl FnOnce(&Inode) -> bool,
+    ) -> bool {
         if inode.number == InodeNumber::ROOT {
-            return;
+            return false;
         }
         let mut shard = self.shard(inode.number).write();
         let is_current = shard.get(&inode.number.0).is_some_and(|known| Arc::ptr_eq(known, inode));
-        if is_current && inode.lookups.load(Ordering::Acquire) == 0 && may_go(inode) {
+        let goes = is_current && inode.lookups.load(Ordering::Acquire) == 0 && may_go(inode);
+        if goes {
             shard.remove(&inode.number.0);
         }
+        goes
+    }
+
+    /// Those whose last known name is gone.
+    pub(super) fn nameless(&self) -> Vec<Arc<Inode>> {
+        let nameless = |inode: &&Arc<Inode>| {
+            inode.number != InodeNumber::ROOT && inode.locations.lock().is_empty()
+        };
+        let found = |shard: &RwLock<HashMap<u64, Arc<Inode>>>| {
+            shard.read().values().filter(nameless).cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(found).collect()
     }
 
     /// How many are known.

@@ -94,8 +94,9 @@ struct Segment {
     /// Whether it has records that no sync has covered.
     unsynced: bool,
     next_local: u32,
-    /// The inodes with records in it.
-    members: HashMap<u64, Arc<Inode>>,
+    /// The inodes with records in it, by where they are in memory: their numbers are used again,
+    /// also by the same file once it was let go of.
+    members: HashMap<usize, Arc<Inode>>,
 }
 
 struct Inner {
@@ -329,7 +330,7 @@ impl Journal {
         let record_place = place(&mut inner, payload_len + RECORD_OVERHEAD);
         inner.segments[active]
             .members
-            .entry(owner.inode.number.0)
+            .entry(Arc::as_ptr(owner.inode).addr())
             .or_insert_with(|| owner.inode.clone());
         inner.activity += 1;
         let file = inner.segments[active].file.clone();

@@ -12,7 +12,7 @@ use parking_lot::MutexGuard;
 use super::core::{Core, is_not_found};
 use super::directory::OpenDirectory;
 use super::error::{Error, Result};
-use super::inode::{Inode, NO_XATTRS, Open};
+use super::inode::{Inode, NO_XATTRS, Open, RECORD_DIRTY};
 use super::types::{Caller, Entry, InodeNumber};
 use crate::backing::{FileKind, RenameMode, Stat};
 use crate::crypto::random_array;
@@ -212,6 +212,7 @@ impl Core {
         }
         let entry = self.finish_creation(caller, parent, &directory, &cipher_name, mode)?;
         let inode = self.inode(entry.attributes.ino)?;
+        inode.set_flag(RECORD_DIRTY);
         self.new_directories.lock().entry(parent.number).or_default().push(inode);
         Ok(entry)
     }
@@ -309,22 +310,24 @@ impl Core {
     ) -> Result<Going> {
         let last = stat.links <= 1;
         let inode = self.inodes.get(self.number(stat.ino));
-        let mut overflows = Vec::new();
-        if last && self.overflow_used.load(Ordering::Acquire) {
-            let handle =
-                super::attributes::Handle::File(Arc::from(directory.directory.pin(entry)?));
-            overflows = self.overflows_of(&handle);
-            if stat.kind == FileKind::Symlink {
-                let target = directory.directory.read_link(entry)?;
-                overflows.extend(split_overflow(&target).map(|(id, _)| id.to_owned()));
-            }
-        }
         if let Some(inode) = &inode {
             if inode.has_only_location(parent, entry) {
                 self.pin(inode, directory, entry)?;
             }
             if !last && let Some(file) = inode.open_file() {
                 self.settle_records(&mut file.content.write())?;
+            }
+        }
+        let mut overflows = Vec::new();
+        if last && self.overflow_used.load(Ordering::Acquire) {
+            // What is open keeps its attributes until it is let go of.
+            if inode.as_ref().is_none_or(|inode| inode.open.lock().is_none()) {
+                let pinned = Arc::from(directory.directory.pin(entry)?);
+                overflows = self.overflows_of(&super::attributes::Handle::File(pinned));
+            }
+            if stat.kind == FileKind::Symlink {
+                let target = directory.directory.read_link(entry)?;
+                overflows.extend(split_overflow(&target).map(|(id, _)| id.to_owned()));
             }
         }
         Ok(Going { inode, last, overflows })

@@ -8,7 +8,7 @@ use super::content::OpenFile;
 use super::core::Core;
 use super::error::Result;
 use super::filesystem::LOCK_NAME;
-use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY, NAMES_DIRTY};
+use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY};
 use crate::backing::{Directory, FileKind, SetTime, Timestamp};
 
 /// Files beyond which one sync of the whole filesystem is cheaper than one each.
@@ -74,8 +74,18 @@ impl Core {
         if outcome.is_err() {
             inode.set_flag(NAMES_DIRTY);
             self.new_directories.lock().entry(inode.number).or_default().extend(new);
+        } else {
+            self.records_are_durable(&new);
         }
         outcome
+    }
+
+    /// Lets go of new directories whose records are durable, or which are gone.
+    fn records_are_durable(&self, directories: &[Arc<Inode>]) {
+        for inode in directories {
+            inode.clear_flag(RECORD_DIRTY);
+            self.drop_if_idle(inode);
+        }
     }
 
     fn sync_names(&self, inode: &Arc<Inode>, new: &[Arc<Inode>]) -> Result<()> {
@@ -162,6 +172,7 @@ impl Core {
                 inodes.iter().filter(|inode| inode.clear_flag(NAMES_DIRTY)).collect();
             let outcome = self.vault_directory.sync_filesystem();
             if matches!(outcome, Ok(true)) {
+                self.records_are_durable(&new.into_values().flatten().collect::<Vec<_>>());
                 return Ok(());
             }
             for inode in names {
@@ -177,6 +188,8 @@ impl Core {
         for inode in inodes {
             if inode.locations.lock().is_empty() && inode.number != self.inodes.root().number {
                 // Unlinked: nothing of it is left after a power cut.
+                let gone = self.new_directories.lock().remove(&inode.number).unwrap_or_default();
+                self.records_are_durable(&gone);
                 continue;
             }
             let outcome = match inode.kind {

@@ -134,6 +134,19 @@ impl Core {
         stored.iter().filter_map(|name| self.overflow_of(handle, name)).collect()
     }
 
+    /// Removes the overflow files of an inode that was open when its last name went, and that
+    /// nobody holds any more.
+    pub(super) fn remove_overflows_of(&self, inode: &Arc<Inode>) {
+        if !self.overflow_used.load(Ordering::Acquire) {
+            return;
+        }
+        if let Ok(handle) = self.handle(inode) {
+            for id in self.overflows_of(&handle) {
+                self.remove_overflow(Some(id));
+            }
+        }
+    }
+
     /// Removes an overflow file that nothing refers to any more. One that stays is only litter.
     pub(super) fn remove_overflow(&self, id: Option<String>) {
         if let Some(id) = id {
