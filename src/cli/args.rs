@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::failure::CommandResult;
-use super::{Context, completions, info, init, key, speed};
+use super::{Context, completions, fsck, info, init, key, speed};
 #[cfg(feature = "mount")]
 use super::{mount, status, umount};
 
@@ -96,6 +96,8 @@ pub enum Command {
     Status(status::Args),
     /// Show what a vault tells without a secret.
     Info(info::Args),
+    /// Check a vault, repair it, salvage what is left.
+    Fsck(fsck::Args),
     /// Manage the secrets that open a vault.
     Key(key::Args),
     /// Measure how fast this machine encrypts.
@@ -116,6 +118,7 @@ impl Command {
             #[cfg(feature = "mount")]
             Self::Status(_) => "status",
             Self::Info(_) => "info",
+            Self::Fsck(_) => "fsck",
             Self::Key(args) => args.name(),
             Self::Speed(_) => "speed",
             Self::Completions(_) => "completions",
@@ -142,6 +145,7 @@ impl Command {
             #[cfg(feature = "mount")]
             Self::Status(args) => status::run(args, context),
             Self::Info(args) => info::run(args, context),
+            Self::Fsck(args) => fsck::run(args, context),
             Self::Key(args) => key::run(args, context),
             Self::Speed(args) => speed::run(args, context),
             Self::Completions(args) => completions::run(args, context),

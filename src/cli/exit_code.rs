@@ -63,6 +63,8 @@ pub enum ExitCode {
     Profile = 33,
     /// `vault.json` was altered: its checksum or its authentication does not fit.
     ConfigAltered = 34,
+    /// Everything that was damaged or left behind was repaired.
+    Repaired = 35,
     /// Interrupted from the keyboard (`SIGINT`).
     Interrupted = 130,
     /// Asked to end (`SIGTERM`).
@@ -71,7 +73,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -100,6 +102,7 @@ impl ExitCode {
         Self::PermissionDenied,
         Self::Profile,
         Self::ConfigAltered,
+        Self::Repaired,
         Self::Interrupted,
         Self::Terminated,
     ];
@@ -145,6 +148,7 @@ impl ExitCode {
             Self::PermissionDenied => "permission-denied",
             Self::Profile => "profile",
             Self::ConfigAltered => "config-altered",
+            Self::Repaired => "repaired",
             Self::Interrupted => "interrupted",
             Self::Terminated => "terminated",
         }
@@ -183,6 +187,7 @@ impl ExitCode {
             Self::ConfigAltered => {
                 "`vault.json` was altered: its checksum or its authentication does not fit."
             }
+            Self::Repaired => "Everything that was damaged or left behind was repaired.",
             Self::Interrupted => "Interrupted from the keyboard (`SIGINT`).",
             Self::Terminated => "Asked to end (`SIGTERM`).",
         }

@@ -22,12 +22,19 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Further fields of the JSON result.
     pub details: Vec<(String, serde_json::Value)>,
+    /// Whether the command has said everything itself, its result included.
+    pub told: bool,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, details: Vec::new() }
+        Self { code, message: message.into(), hint: None, details: Vec::new(), told: false }
+    }
+
+    /// An end with a code of its own, of which everything is said.
+    pub fn told(code: ExitCode) -> Self {
+        Self { told: true, ..Self::new(code, "") }
     }
 
     /// With a next step.

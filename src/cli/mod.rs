@@ -10,6 +10,7 @@ pub mod completions;
 pub mod daemon;
 pub mod exit_code;
 pub mod failure;
+pub mod fsck;
 pub mod info;
 pub mod init;
 pub mod key;

@@ -333,7 +333,9 @@ pub fn finish(output: &Output, command: &str, result: super::failure::CommandRes
     match result {
         Ok(()) => ExitCode::Success,
         Err(failure) => {
-            output.failure(command, &failure);
+            if !failure.told {
+                output.failure(command, &failure);
+            }
             failure.code
         }
     }

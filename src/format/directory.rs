@@ -72,6 +72,16 @@ impl DirectoryCodec {
         directory.copy_from_slice(&authenticated[1..]);
         Ok(DirId(directory))
     }
+
+    /// The directory ID that stands in a record, whether it is authentic or not: only for working
+    /// out what a damaged record was, by what authenticates under the ID. `None` when it is too
+    /// damaged to tell.
+    pub fn decode_unverified(&self, target: &[u8]) -> Option<DirId> {
+        let mut record = [0u8; RECORD_LEN];
+        let decoded = Base64UrlUnpadded::decode(target, &mut record).ok()?;
+        let id = decoded.get(1..=DIR_ID_LEN)?;
+        Some(DirId(*id.first_chunk()?))
+    }
 }
 
 #[cfg(test)]

@@ -3,25 +3,26 @@
 use std::sync::Arc;
 
 use crate::crypto::{ContentKey, JournalKey, MasterKey, SealingKey};
+use crate::format::block::BlockCipher;
 use crate::format::directory::{DirId, DirectoryCodec};
-use crate::format::header::HeaderCodec;
+use crate::format::header::{FileId, HeaderCodec};
 use crate::format::name::NameCipher;
 use crate::format::symlink::SymlinkCipher;
 use crate::format::xattr::XattrCipher;
 
 /// Everything that encrypts, decrypts and authenticates.
-pub(super) struct Codecs {
-    pub(super) content: ContentKey,
-    pub(super) headers: HeaderCodec,
-    pub(super) directories: DirectoryCodec,
-    pub(super) symlinks: SymlinkCipher,
-    pub(super) xattrs: XattrCipher,
-    pub(super) journal: JournalKey,
+pub(crate) struct Codecs {
+    pub(crate) content: ContentKey,
+    pub(crate) headers: HeaderCodec,
+    pub(crate) directories: DirectoryCodec,
+    pub(crate) symlinks: SymlinkCipher,
+    pub(crate) xattrs: XattrCipher,
+    pub(crate) journal: JournalKey,
     names: Arc<SealingKey>,
 }
 
 impl Codecs {
-    pub(super) fn new(master: &MasterKey) -> Self {
+    pub(crate) fn new(master: &MasterKey) -> Self {
         Self {
             content: master.content_key(),
             headers: HeaderCodec::new(&master.header_key()),
@@ -34,7 +35,12 @@ impl Codecs {
     }
 
     /// The names of one directory.
-    pub(super) fn names(&self, directory: DirId) -> NameCipher {
+    pub(crate) fn names(&self, directory: DirId) -> NameCipher {
         NameCipher::new(self.names.clone(), directory)
+    }
+
+    /// The blocks of one file.
+    pub(crate) fn blocks(&self, file: FileId) -> BlockCipher {
+        BlockCipher::new(&self.content, file)
     }
 }

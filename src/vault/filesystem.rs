@@ -139,6 +139,26 @@ impl FileSystem {
         Ok(Self { core, threads, recovered, _lock: lock })
     }
 
+    /// Recovers after an unclean end without mounting. The caller holds the vault's lock.
+    ///
+    /// # Errors
+    /// When the filesystem below fails; nothing is lost then, and recovery can run again.
+    pub(crate) fn recover(vault: &dyn Directory, codecs: &Codecs) -> Result<Recovered> {
+        let tree = vault.open_directory(TREE_NAME.as_bytes())?;
+        let recovered = recovery::recover(vault, &*tree, codecs)?;
+        note_unclean_end(vault, codecs, &recovered)?;
+        Ok(recovered)
+    }
+
+    /// Forgets the unclean ends noted, once every torn block that they left is a durable hole. The
+    /// caller holds the vault's lock.
+    ///
+    /// # Errors
+    /// When the filesystem below fails; they are noted still.
+    pub(crate) fn forget_unclean_ends(vault: &dyn Directory, codecs: &Codecs) -> Result<()> {
+        Core::write_windows(vault, &codecs.journal, &[])
+    }
+
     /// What recovery found when the vault was opened.
     pub fn recovered(&self) -> &Recovered {
         &self.recovered

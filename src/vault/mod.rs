@@ -28,9 +28,12 @@ mod vault_error;
 mod write;
 mod xattrs;
 
+pub(crate) use codecs::Codecs;
 pub use error::{Error, Result};
 pub use filesystem::{FileSystem, LOCK_NAME, OpenError};
 pub use recovery::Recovered;
+pub(crate) use recovery::Survey;
+pub(crate) use settle::STATE_NAME;
 pub use setup::{
     DERIVATION_TIME, Locked, OVERFLOW_NAME, TREE_NAME, Unlocked, Vault, calibrated_cost,
 };

@@ -1,7 +1,7 @@
 //! After an unclean end: reading the journal and writing in place what it holds. The time that
 //! takes grows with the journal, which is bounded, not with the vault.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use super::codecs::Codecs;
@@ -74,27 +74,9 @@ pub(super) fn recover(
     codecs: &Codecs,
 ) -> Result<Recovered> {
     let codec = JournalCodec::new(&codecs.journal);
-    let mut segments = Vec::new();
-    let mut present = false;
-    for name in SEGMENT_NAMES {
-        match vault.open_file(name, Access::ReadWrite) {
-            Ok(file) => {
-                present = true;
-                let mut bytes = [0u8; SEGMENT_HEADER_LEN];
-                if file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN
-                    && let Some(header) = codec.decode_header(&bytes)
-                {
-                    segments.push((header, file));
-                }
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if !present {
+    let Some(segments) = open_segments(vault, &codec, Access::ReadWrite)? else {
         return Ok(Recovered::default());
-    }
-    segments.sort_by_key(|(header, _)| header.generation);
+    };
     let reading = read_segments(&codec, &segments)?;
     let mut recovered = Recovered {
         found: true,
@@ -122,6 +104,86 @@ pub(super) fn recover(
         }
     }
     Ok(recovered)
+}
+
+/// Blocks that recovery writes, and ranges of blocks of which it makes holes.
+type Covered = (BTreeSet<u64>, Vec<(u64, u64)>);
+
+/// What the journal of an unmounted vault holds, without changing anything.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Whether the last mount ended uncleanly.
+    pub(crate) unclean: bool,
+    /// From when on (seconds since 1970) changes may not be durable.
+    pub(crate) since: Option<i64>,
+    pending: HashMap<FileId, Covered>,
+}
+
+impl Survey {
+    /// Reads the journal.
+    ///
+    /// # Errors
+    /// When the filesystem below fails.
+    pub(crate) fn new(vault: &dyn Directory, codecs: &Codecs) -> Result<Self> {
+        let codec = JournalCodec::new(&codecs.journal);
+        let Some(segments) = open_segments(vault, &codec, Access::Read)? else {
+            return Ok(Self::default());
+        };
+        let reading = read_segments(&codec, &segments)?;
+        let mut survey =
+            Self { unclean: !reading.clean, since: reading.durable_until, pending: HashMap::new() };
+        if survey.unclean {
+            survey.pending = reading
+                .files
+                .into_iter()
+                .filter(|(_, pending)| !pending.blocks.is_empty() || !pending.punched.is_empty())
+                .map(|(id, pending)| (id, (pending.blocks.into_keys().collect(), pending.punched)))
+                .collect();
+        }
+        Ok(survey)
+    }
+
+    /// Whether recovery will change this file.
+    pub(crate) fn concerns(&self, file: FileId) -> bool {
+        self.pending.contains_key(&file)
+    }
+
+    /// Whether recovery will write this block or make a hole of it.
+    pub(crate) fn covers(&self, file: FileId, block: BlockIndex) -> bool {
+        self.pending.get(&file).is_some_and(|(blocks, punched)| {
+            blocks.contains(&block.0)
+                || punched.iter().any(|(first, after)| (*first..*after).contains(&block.0))
+        })
+    }
+}
+
+type Segments = Vec<(SegmentHeader, Box<dyn File>)>;
+
+/// The segments with authentic headers, the oldest first; `None` where there is no journal.
+fn open_segments(
+    vault: &dyn Directory,
+    codec: &JournalCodec,
+    access: Access,
+) -> Result<Option<Segments>> {
+    let mut segments = Vec::new();
+    let mut present = false;
+    for name in SEGMENT_NAMES {
+        match vault.open_file(name, access) {
+            Ok(file) => {
+                present = true;
+                let mut bytes = [0u8; SEGMENT_HEADER_LEN];
+                if file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN
+                    && let Some(header) = codec.decode_header(&bytes)
+                {
+                    segments.push((header, file));
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    segments.sort_by_key(|(header, _)| header.generation);
+    Ok(present.then_some(segments))
 }
 
 /// Removes the journal, once everything in it is in place and what must be known of the unclean

@@ -19,7 +19,7 @@ use crate::format::layout::{
 use crate::format::state::{self, Window};
 
 /// The name of the state file in the vault directory.
-pub(super) const STATE_NAME: &[u8] = b"state";
+pub(crate) const STATE_NAME: &[u8] = b"state";
 const STATE_TEMPORARY: &[u8] = b"state.new";
 const STATE_MAX: usize = 64 << 10;
 
