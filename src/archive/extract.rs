@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 use super::metadata::{IndexEntry, SectionName};
-use super::pass::{Sink, SmallFile};
+use super::sink::{Sink, SmallFile};
 use crate::tree::{
     ContentWriter, Digest, EntryKind, Metadata, OpenDirectory, TreePath, TreeWriter,
 };

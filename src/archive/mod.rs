@@ -21,6 +21,7 @@ mod metadata;
 mod pass;
 mod pipe;
 mod read;
+mod sink;
 mod tar;
 mod write;
 

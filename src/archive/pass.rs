@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::Read;
 use std::sync::atomic::AtomicBool;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
@@ -20,6 +20,7 @@ use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, IndexEntry, METADATA_LIMIT,
     METADATA_NAME, PART_ENTRIES, PART_LIMIT, SectionName, Where,
 };
+use super::sink::{Sink, SmallFile};
 use super::tar::{RawEntry, RawKind, SparseMap, TarReader};
 use super::write::part_name;
 use crate::tree::{ContentWriter, Digest, EntryKind, ManifestEntry, Metadata, Progress, TreePath};
@@ -32,56 +33,6 @@ const CHUNK: usize = 1 << 20;
 const LINKS_MAX: usize = 1 << 24;
 /// Longest target of a symlink (`PATH_MAX`).
 const TARGET_MAX: usize = 4096;
-
-/// Takes what a pass has checked.
-pub(super) trait Sink {
-    /// A directory begins; everything up to its [`Self::leave`] is in it.
-    fn enter(&mut self, section: &SectionName, path: &TreePath, metadata: &Metadata) -> Result<()>;
-
-    /// The innermost directory ends.
-    fn leave(&mut self) -> Result<()>;
-
-    /// A symlink, FIFO or device.
-    fn special(
-        &mut self,
-        section: &SectionName,
-        path: &TreePath,
-        metadata: &Metadata,
-    ) -> Result<()>;
-
-    /// Another name of a file that came before.
-    fn hard_link(&mut self, section: &SectionName, first: &TreePath, path: &TreePath)
-    -> Result<()>;
-
-    /// A file, whole. The digest goes to `answer`, from whichever thread computes it. With
-    /// `at_once` the file must be there when this returns.
-    fn small(
-        &mut self,
-        file: SmallFile<'_>,
-        at_once: bool,
-        answer: Sender<Result<Digest>>,
-    ) -> Result<()>;
-
-    /// Where a larger file's data go; `None` where nobody wants them.
-    fn large(
-        &mut self,
-        section: &SectionName,
-        path: &TreePath,
-        metadata: &Metadata,
-    ) -> Result<Option<Box<dyn ContentWriter>>>;
-
-    /// A line of the index: its entry has been checked, whether stored here or not.
-    fn line(&mut self, line: &IndexEntry) -> Result<()>;
-}
-
-/// A file read whole.
-pub(super) struct SmallFile<'a> {
-    pub(super) section: &'a SectionName,
-    pub(super) path: &'a TreePath,
-    pub(super) metadata: &'a Metadata,
-    /// As many bytes as its size: holes are filled.
-    pub(super) data: Vec<u8>,
-}
 
 /// How a pass is stopped and watched.
 #[derive(Clone, Copy)]

@@ -182,6 +182,11 @@ impl Core {
         inode.set_flag(METADATA_DIRTY);
         self.list_for_commit(inode);
         let stat = handle.stat()?;
+        if self.options.kernel_keeps_times
+            && let Some(file) = inode.open_file()
+        {
+            file.content.write().modified = Some(stat.modified);
+        }
         self.plain_attributes(inode, &stat)
     }
 }

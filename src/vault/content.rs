@@ -18,7 +18,7 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::{Inode, Open, USED};
 use super::journal::{BlockPlace, FileReference};
-use crate::backing::{Access, Directory, File, FileKind, Stat};
+use crate::backing::{Access, Directory, File, FileKind, Stat, Timestamp};
 use crate::format::block::{BlockCipher, Opened, is_hole};
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::layout::{
@@ -90,6 +90,9 @@ pub(super) struct Content {
     pub(super) suspect: bool,
     /// The last name is gone: nothing of it outlives the mount.
     pub(super) orphan: bool,
+    /// The time of last change as the transport set it, where it keeps the times: writing in place
+    /// must not move it, for the kernel's writes may arrive after its times.
+    pub(super) modified: Option<Timestamp>,
     /// A damaged block was reported already.
     pub(super) reported: bool,
 }
@@ -116,6 +119,7 @@ impl Content {
             written_since_sync: 0,
             suspect: false,
             orphan: false,
+            modified: None,
             reported: false,
         }
     }
@@ -208,6 +212,7 @@ impl Core {
         let stat = handle.stat()?;
         let mut content = Content::new(handle, access);
         content.size = plain_size(stat.size);
+        content.modified = self.options.kernel_keeps_times.then_some(stat.modified);
         content.placed = content.size;
         content.durable = content.size;
         content.sparse = stat.blocks * 512 < stat.size;

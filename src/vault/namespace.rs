@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
+use super::content::{Content, OpenFile};
 use super::core::{Core, is_not_found};
 use super::directory::OpenDirectory;
 use super::error::{Error, Result};
 use super::inode::{Inode, NO_XATTRS, Open, RECORD_DIRTY};
 use super::types::{Caller, Entry, InodeNumber};
-use crate::backing::{FileKind, RenameMode, Stat};
+use crate::backing::{Access, File, FileKind, RenameMode, Stat};
 use crate::crypto::random_array;
 use crate::format::directory::{DirId, RECORD_NAME};
 use crate::format::name::{CipherName, EntryName, TEMPORARY_PREFIX};
@@ -86,15 +87,16 @@ impl Core {
             inode.set_flag(NO_XATTRS);
         }
         inode.opens.fetch_add(1, Ordering::Relaxed);
-        self.adopt_new_file(&inode, Arc::from(file));
+        self.adopt_new_file(&inode, Arc::from(file), &stat);
         self.names_changed(parent);
         Ok(entry)
     }
 
     /// Keeps the descriptor of a file that was just created; nothing of it is durable.
-    fn adopt_new_file(&self, inode: &Arc<Inode>, handle: Arc<dyn crate::backing::File>) {
-        let content = super::content::Content::new(handle, crate::backing::Access::ReadWrite);
-        *inode.open.lock() = Some(Open::File(Arc::new(super::content::OpenFile::new(content))));
+    fn adopt_new_file(&self, inode: &Arc<Inode>, handle: Arc<dyn File>, stat: &Stat) {
+        let mut content = Content::new(handle, Access::ReadWrite);
+        content.modified = self.options.kernel_keeps_times.then_some(stat.modified);
+        *inode.open.lock() = Some(Open::File(Arc::new(OpenFile::new(content))));
         self.descriptors.opened(inode);
     }
 

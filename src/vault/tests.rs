@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::backing::memory::MemoryDirectory;
 use crate::backing::os::OsDirectory;
-use crate::backing::{Directory, RenameMode, XattrMode};
+use crate::backing::{Directory, RenameMode, SetTime, Timestamp, XattrMode};
 use crate::crypto::MasterKey;
 
 pub(super) const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
@@ -121,6 +121,26 @@ fn a_file_lives_through_a_remount() {
         .unwrap();
         assert_eq!(left, 3, "., .. and the record");
     }
+}
+
+/// The kernel may send the time of a change before the change itself.
+#[test]
+fn a_write_after_its_time_leaves_the_time() {
+    let place = Place::memory();
+    let options = FilesystemOptions { kernel_keeps_times: true, ..FilesystemOptions::default() };
+    let fs = FileSystem::open(place.directory(), &master(), options, "a test").unwrap();
+    let ino = fs.create(&CALLER, InodeNumber::ROOT, b"file", 0o600).unwrap().attributes.ino;
+    let time = Timestamp { seconds: 1_000, nanoseconds: 5 };
+    let changes = SetAttributes { modified: SetTime::At(time), ..SetAttributes::default() };
+    fs.set_attributes(ino, &changes).unwrap();
+    fs.write(ino, 0, &[1; 5000]).unwrap();
+    assert_eq!(fs.attributes(ino).unwrap().modified, time);
+    fs.sync(ino, false).unwrap();
+    fs.write(ino, 0, &[2; 5000]).unwrap();
+    fs.close().unwrap();
+    let fs = place.open();
+    assert_eq!(fs.lookup(InodeNumber::ROOT, b"file").unwrap().attributes.modified, time);
+    fs.close().unwrap();
 }
 
 #[test]

@@ -318,6 +318,9 @@ impl Core {
             }
             return Err(error.into());
         }
+        if let Some(modified) = content.modified {
+            content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;
+        }
         content.header_pending = false;
         content.placed = content.placed.max(run.after.plain_offset().min(run.new_size));
         if content.orphan {

@@ -386,3 +386,13 @@ fn check_xattr_change(kind: FileKind, attribute: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+impl State {
+    /// The file was changed at this time, if not later.
+    pub(in crate::backing) fn changed_at(&mut self, id: InodeId, time: Timestamp) {
+        if let Some(inode) = self.inodes.get_mut(&id) {
+            inode.changed = inode.changed.max(time);
+            inode.modified = inode.modified.max(time);
+        }
+    }
+}

@@ -220,7 +220,7 @@ impl Inode {
 /// All of a filesystem in memory.
 #[derive(Clone)]
 pub(crate) struct State {
-    inodes: BTreeMap<InodeId, Inode>,
+    pub(super) inodes: BTreeMap<InodeId, Inode>,
     /// Inode numbers given up, to be used again at once, as a filesystem does.
     free: BTreeSet<u64>,
     next_ino: u64,
@@ -316,14 +316,6 @@ impl State {
     pub(super) fn new_identity(&mut self) -> (InodeId, u64) {
         let ino = self.free.first().copied().unwrap_or(self.next_ino);
         (InodeId(self.next_id), ino)
-    }
-
-    /// The file was changed at this time, if not later.
-    pub(in crate::backing) fn changed_at(&mut self, id: InodeId, time: Timestamp) {
-        if let Some(inode) = self.inodes.get_mut(&id) {
-            inode.changed = inode.changed.max(time);
-            inode.modified = inode.modified.max(time);
-        }
     }
 
     /// A time later than all before.

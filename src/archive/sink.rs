@@ -1,0 +1,57 @@
+//! Where a pass over an archive puts what it has checked. It must know nothing of archives.
+
+use crossbeam_channel::Sender;
+
+use super::error::Result;
+use super::metadata::{IndexEntry, SectionName};
+use crate::tree::{ContentWriter, Digest, Metadata, TreePath};
+
+/// Takes what a pass has checked.
+pub(super) trait Sink {
+    /// A directory begins; everything up to its [`Self::leave`] is in it.
+    fn enter(&mut self, section: &SectionName, path: &TreePath, metadata: &Metadata) -> Result<()>;
+
+    /// The innermost directory ends.
+    fn leave(&mut self) -> Result<()>;
+
+    /// A symlink, FIFO or device.
+    fn special(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<()>;
+
+    /// Another name of a file that came before.
+    fn hard_link(&mut self, section: &SectionName, first: &TreePath, path: &TreePath)
+    -> Result<()>;
+
+    /// A file, whole. The digest goes to `answer`, from whichever thread computes it. With
+    /// `at_once` the file must be there when this returns.
+    fn small(
+        &mut self,
+        file: SmallFile<'_>,
+        at_once: bool,
+        answer: Sender<Result<Digest>>,
+    ) -> Result<()>;
+
+    /// Where a larger file's data go; `None` where nobody wants them.
+    fn large(
+        &mut self,
+        section: &SectionName,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<Option<Box<dyn ContentWriter>>>;
+
+    /// A line of the index: its entry has been checked, whether stored here or not.
+    fn line(&mut self, line: &IndexEntry) -> Result<()>;
+}
+
+/// A file read whole.
+pub(super) struct SmallFile<'a> {
+    pub(super) section: &'a SectionName,
+    pub(super) path: &'a TreePath,
+    pub(super) metadata: &'a Metadata,
+    /// As many bytes as its size: holes are filled.
+    pub(super) data: Vec<u8>,
+}
