@@ -84,6 +84,34 @@ fn many_seeks_at_once_do_not_block_each_other() {
 }
 
 #[test]
+fn many_may_sync_at_once() {
+    if !fuse_is_here("many_may_sync_at_once") {
+        return;
+    }
+    let place = Place::new();
+    let mount = place.mount();
+    std::thread::scope(|scope| {
+        for thread in 0..16u8 {
+            scope.spawn(move || {
+                let mut file = File::create(mount.join(format!("file-{thread}"))).unwrap();
+                for _ in 0..10 {
+                    file.write_all(&[thread; 5000]).unwrap();
+                    file.sync_data().unwrap();
+                    File::open(mount).unwrap().sync_all().unwrap();
+                }
+            });
+        }
+    });
+    support::kill(place.pid(), "KILL");
+    support::wait_until("the mount to be dead", || fs::metadata(mount).is_err());
+    place.mount();
+    for thread in 0..16u8 {
+        assert!(fs::read(mount.join(format!("file-{thread}"))).unwrap() == vec![thread; 50_000]);
+    }
+    place.umount();
+}
+
+#[test]
 fn a_name_that_was_missing_is_found_once_made() {
     if !fuse_is_here("a_name_that_was_missing_is_found_once_made") {
         return;

@@ -66,6 +66,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
+    protect_memory();
     let output = Output::new(&cli.global, cli.command.is_daemon());
     let context = Context { output, global: cli.global };
     let result = cli.command.run(&context);
@@ -80,4 +81,16 @@ pub fn log_level(global: &GlobalArgs) -> LevelFilter {
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,
     }
+}
+
+/// Keeps what is in memory, secrets among it, out of core dumps and away from other processes of
+/// the same user. What this process starts may have core dumps again if it asks for them.
+fn protect_memory() {
+    use rustix::process::{
+        DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+    };
+    let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
+    // Nothing is lost where the system refuses, but this further protection.
+    let _ = setrlimit(Resource::Core, none);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }

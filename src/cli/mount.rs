@@ -24,7 +24,7 @@ use crate::backing::os::OsDirectory;
 use crate::crypto::{KEY_LEN, MasterKey};
 use crate::fuse::{
     MountError, MountOptions, MountPoint, MountedVault, ServeError, ShutDown, descriptors,
-    prepare_process, protect_memory,
+    prepare_process,
 };
 use crate::vault::{FileSystem, FilesystemOptions, OpenError};
 
@@ -117,7 +117,6 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
             secret.key_file = flags.key_file;
         }
     }
-    protect_memory();
     let vault = unlock(&config.open(&request.vault, context)?, &secret, context)?;
     if args.foreground {
         return serve_in_foreground(&request, vault.master_key(), context);

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -28,6 +28,7 @@ use super::convert::{
     fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
 };
 use super::operations::Operations;
+use super::pool::Pool;
 use super::seek::{Seek, Seeker};
 use crate::backing::{Access, RenameMode};
 use crate::vault::{self, Caller, DirectoryEntry, InodeNumber, SeekWhence, SetAttributes};
@@ -61,6 +62,8 @@ pub struct AdapterSettings {
     /// The kernel checks permissions by mode and ACL. Needed where several users come; costs a
     /// message for every name made or removed, so not used where only the owner comes.
     pub kernel_permissions: bool,
+    /// How many threads serve requests.
+    pub threads: usize,
     /// Opening a file sends no message. Only where the daemon may open whatever the kernel lets
     /// be opened; else opening is where the filesystem below refuses.
     pub stateless_opens: bool,
@@ -73,7 +76,10 @@ pub(super) struct Adapter<C> {
     /// Whether the kernel takes `ENOSYS` for "opens need no message".
     stateless_opens: AtomicBool,
     stateless_directory_opens: AtomicBool,
-    seeker: Seeker<C>,
+    seeker: Seeker,
+    /// Server threads that are making something durable.
+    syncing: AtomicUsize,
+    pool: Pool,
 }
 
 thread_local! {
@@ -82,13 +88,15 @@ thread_local! {
 }
 
 impl<C: Operations> Adapter<C> {
-    pub(super) fn new(core: Arc<C>, settings: AdapterSettings, seeker: Seeker<C>) -> Self {
+    pub(super) fn new(core: Arc<C>, settings: AdapterSettings, seeker: Seeker) -> Self {
         Self {
             core,
             settings,
             stateless_opens: AtomicBool::new(false),
             stateless_directory_opens: AtomicBool::new(false),
             seeker,
+            syncing: AtomicUsize::new(0),
+            pool: Pool::default(),
         }
     }
 
@@ -110,6 +118,32 @@ impl<C: Operations> Adapter<C> {
         match self.call(operation, body) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// Makes something durable, which takes the disk's time. Done here, it costs no change of
+    /// thread; but the last free thread goes on to serve requests and leaves it to the pool: so
+    /// others are not held up, and whoever else wants to sync shares the commit.
+    fn answer_sync(
+        &self,
+        operation: &'static str,
+        reply: ReplyEmpty,
+        body: impl FnOnce(&C) -> vault::Result<()> + Send + 'static,
+    ) {
+        let syncing = self.syncing.fetch_add(1, Ordering::Relaxed) + 1;
+        if syncing < self.settings.threads {
+            self.answer(operation, reply, body);
+            self.syncing.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        self.syncing.fetch_sub(1, Ordering::Relaxed);
+        let core = Arc::clone(&self.core);
+        let job = Box::new(move || match guarded(operation, || body(&core)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        });
+        if let Err(job) = self.pool.submit(job) {
+            job();
         }
     }
 
@@ -490,7 +524,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer("fsync", reply, |core| core.sync(inode(ino), data_only));
+        self.answer_sync("fsync", reply, move |core| core.sync(inode(ino), data_only));
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -585,7 +619,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer("fsyncdir", reply, |core| core.sync_directory(inode(ino)));
+        self.answer_sync("fsyncdir", reply, move |core| core.sync_directory(inode(ino)));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -771,7 +805,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let seek = Seek { ino: inode(ino), offset, whence, pid: request.pid(), reply };
-        self.seeker.seek(&self.core, seek);
+        self.seeker.seek(&self.core, &self.pool, seek);
     }
 
     fn copy_file_range(

@@ -8,6 +8,7 @@ mod convert;
 mod error;
 mod mount;
 mod operations;
+mod pool;
 mod process;
 mod processes;
 mod seek;
@@ -19,7 +20,7 @@ pub use mount::{
     Detach, Health, KernelOptions, MountPoint, close_inherited_on_exec, detach, health,
 };
 pub use operations::Operations;
-pub use process::{descriptors, prepare_process, protect_memory};
+pub use process::{descriptors, prepare_process};
 pub use processes::{Holder, holders};
 pub use session::{MountOptions, MountedVault, ShutDown, UnmountFailure};
 pub use table::{MountEntry, absolute, mounted_on, mounts};

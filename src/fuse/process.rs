@@ -1,9 +1,6 @@
 //! What a process must set about itself before it serves a mount.
 
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, configure_io_flusher_behavior, getrlimit,
-    set_dumpable_behavior, setrlimit,
-};
+use rustix::process::{Resource, Rlimit, configure_io_flusher_behavior, getrlimit, setrlimit};
 
 /// Descriptors that are not the core's to keep: the connection, the log, the vault's own.
 const RESERVED_DESCRIPTORS: u64 = 64;
@@ -19,21 +16,9 @@ pub fn prepare_process() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!("the limit of open files stays as it is: {error}");
     }
-    protect_memory();
     // The kernel's writeback waits for this process: whatever it allocates or writes must not
     // wait for that writeback in turn. Only a privileged process may say so.
     let _ = configure_io_flusher_behavior(true);
-}
-
-/// Keeps what is in memory out of core dumps and away from other processes of the same user.
-pub fn protect_memory() {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::debug!("core dumps stay allowed: {error}");
-    }
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::debug!("the process stays dumpable: {error}");
-    }
 }
 
 /// How many descriptors the core may keep under this process's limit.

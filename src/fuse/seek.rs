@@ -12,16 +12,14 @@
 //!   the file, which writes dirty pages back first.
 //!
 //! Writing back sends requests to the threads that serve them, so none of those may wait for it:
-//! a thread of its own does.
+//! one of the pool does.
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::Sender;
 use fuser::{INodeNo, Notifier, ReplyLseek};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, makedev};
@@ -29,6 +27,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, makedev};
 use super::adapter::guarded;
 use super::mount::write_back;
 use super::operations::Operations;
+use super::pool::Pool;
 use crate::vault::{InodeNumber, SeekWhence};
 
 /// At most so many descriptors of a caller are looked at.
@@ -41,11 +40,10 @@ pub(super) struct Connection {
 }
 
 /// Answers seeks.
-pub(super) struct Seeker<C> {
+pub(super) struct Seeker {
     /// How often each file is open for writing; `None` where opening sends no message.
     writers: Option<Mutex<HashMap<InodeNumber, u64>>>,
-    jobs: Option<Sender<Job<C>>>,
-    worker: Option<JoinHandle<()>>,
+    connection: Arc<OnceLock<Connection>>,
 }
 
 /// One seek.
@@ -58,30 +56,9 @@ pub(super) struct Seek {
     pub(super) reply: ReplyLseek,
 }
 
-struct Job<C> {
-    core: Arc<C>,
-    seek: Seek,
-}
-
-impl<C: Operations> Seeker<C> {
-    pub(super) fn new(
-        opens_are_seen: bool,
-        connection: Arc<OnceLock<Connection>>,
-    ) -> std::io::Result<Self> {
-        let (jobs, queue) = crossbeam_channel::unbounded::<Job<C>>();
-        let worker = thread::Builder::new().name("seek".into()).spawn(move || {
-            for job in queue {
-                if let Some(connection) = connection.get() {
-                    write_back_pages(connection, job.seek.ino, job.seek.pid);
-                }
-                answer(&*job.core, job.seek);
-            }
-        })?;
-        Ok(Self {
-            writers: opens_are_seen.then(Mutex::default),
-            jobs: Some(jobs),
-            worker: Some(worker),
-        })
+impl Seeker {
+    pub(super) fn new(opens_are_seen: bool, connection: Arc<OnceLock<Connection>>) -> Self {
+        Self { writers: opens_are_seen.then(Mutex::default), connection }
     }
 
     pub(super) fn opened_for_writing(&self, ino: InodeNumber) {
@@ -103,26 +80,20 @@ impl<C: Operations> Seeker<C> {
         }
     }
 
-    pub(super) fn seek(&self, core: &Arc<C>, seek: Seek) {
+    pub(super) fn seek<C: Operations>(&self, core: &Arc<C>, pool: &Pool, seek: Seek) {
         let clean =
             self.writers.as_ref().is_some_and(|writers| !writers.lock().contains_key(&seek.ino));
-        match &self.jobs {
-            Some(jobs) if !clean => {
-                // The worker ends only after us. If it is gone all the same, the request, dropped
-                // with the job, is answered with EIO.
-                let _ = jobs.send(Job { core: Arc::clone(core), seek });
+        if clean {
+            return answer(&**core, seek);
+        }
+        let (core, connection) = (Arc::clone(core), Arc::clone(&self.connection));
+        // Where there is no thread for it, the request is answered with EIO when it is dropped.
+        let _ = pool.submit(Box::new(move || {
+            if let Some(connection) = connection.get() {
+                write_back_pages(connection, seek.ino, seek.pid);
             }
-            _ => answer(&**core, seek),
-        }
-    }
-}
-
-impl<C> Drop for Seeker<C> {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(worker) = self.worker.take() {
-            let _ = worker.join();
-        }
+            answer(&*core, seek);
+        }));
     }
 }
 

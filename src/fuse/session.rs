@@ -63,7 +63,9 @@ impl MountedVault {
         let mut kernel = options.kernel;
         // Where several users come, somebody must check what each may do.
         kernel.default_permissions |= kernel.allow_other;
+        let threads = options.threads.unwrap_or_else(default_threads);
         let settings = AdapterSettings {
+            threads,
             kernel_permissions: kernel.default_permissions,
             stateless_opens: root || kernel.default_permissions,
         };
@@ -78,13 +80,11 @@ impl MountedVault {
         let known = Arc::new(OnceLock::new());
         let seeker = Seeker::new(!settings.stateless_opens, Arc::clone(&known));
         let mut config = Config::default();
-        config.n_threads = Some(options.threads.unwrap_or_else(default_threads));
+        config.n_threads = Some(threads);
         // The kernel itself lets only those in whom the mount admits; `fuser`'s own check would
         // turn its writeback away, which comes as root.
-        let session = seeker.and_then(|seeker| {
-            let adapter = Adapter::new(Arc::clone(&core), settings, seeker);
-            Session::from_fd(adapter, connection, SessionACL::All, config)
-        });
+        let adapter = Adapter::new(Arc::clone(&core), settings, seeker);
+        let session = Session::from_fd(adapter, connection, SessionACL::All, config);
         let session = match session {
             Ok(session) => session,
             Err(error) => {
