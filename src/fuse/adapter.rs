@@ -12,21 +12,22 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::access::permits;
 use super::convert::{
     fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
 };
+use super::negotiation::{AdapterSettings, negotiate};
 use super::operations::Operations;
 use super::pool::Pool;
 use super::seek::{Seek, Seeker};
@@ -35,47 +36,13 @@ use crate::vault::{self, Caller, DirectoryEntry, InodeNumber, SeekWhence, SetAtt
 
 /// How long the kernel may believe what it was told: for good, in practice.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Bytes in the largest write and read; the kernel's own limit by default (256 pages).
-const MAX_WRITE: u32 = 1024 * 1024;
-/// Read-ahead and writeback requests that may be under way at once.
-const MAX_BACKGROUND: u16 = 64;
-
-/// What is asked of every kernel that offers it. To be left out, because `fuser` 0.18 cannot
-/// honour them: `OVER_IO_URING`, `SETXATTR_EXT`, `ALLOW_IDMAP`, `SECURITY_CTX` and
-/// `CREATE_SUPP_GROUP`.
-const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
-    .union(InitFlags::FUSE_BIG_WRITES)
-    .union(InitFlags::FUSE_MAX_PAGES)
-    .union(InitFlags::FUSE_PARALLEL_DIROPS)
-    .union(InitFlags::FUSE_DO_READDIRPLUS)
-    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
-    .union(InitFlags::FUSE_CACHE_SYMLINKS)
-    .union(InitFlags::FUSE_WRITEBACK_CACHE)
-    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
-    .union(InitFlags::FUSE_ASYNC_DIO)
-    // The core applies the umask: a directory's default ACL takes its place.
-    .union(InitFlags::FUSE_DONT_MASK);
-
-/// How a filesystem is served.
-#[derive(Clone, Copy, Debug)]
-pub struct AdapterSettings {
-    /// The kernel checks permissions by mode and ACL. Needed where several users come; costs a
-    /// message for every name made or removed, so not used where only the owner comes.
-    pub kernel_permissions: bool,
-    /// How many threads serve requests.
-    pub threads: usize,
-    /// Opening a file sends no message. Only where the daemon may open whatever the kernel lets
-    /// be opened; else opening is where the filesystem below refuses.
-    pub stateless_opens: bool,
-}
-
 /// A core, served to the kernel.
 pub(super) struct Adapter<C> {
     core: Arc<C>,
     settings: AdapterSettings,
     /// Whether the kernel takes `ENOSYS` for "opens need no message".
-    stateless_opens: AtomicBool,
-    stateless_directory_opens: AtomicBool,
+    stateless_opens: bool,
+    stateless_directory_opens: bool,
     seeker: Seeker,
     /// Server threads that are making something durable.
     syncing: AtomicUsize,
@@ -92,8 +59,8 @@ impl<C: Operations> Adapter<C> {
         Self {
             core,
             settings,
-            stateless_opens: AtomicBool::new(false),
-            stateless_directory_opens: AtomicBool::new(false),
+            stateless_opens: false,
+            stateless_directory_opens: false,
             seeker,
             syncing: AtomicUsize::new(0),
             pool: Pool::default(),
@@ -204,25 +171,9 @@ fn caller(request: &Request, umask: u32) -> Caller {
 
 impl<C: Operations> Filesystem for Adapter<C> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities();
-        let mut wanted = WANTED;
-        if self.settings.kernel_permissions {
-            // This one makes the kernel check permissions, asked for or not.
-            wanted |= InitFlags::FUSE_POSIX_ACL;
-        }
-        // What is not offered is done without; every kernel since 5.10 offers all of it.
-        let _ = config.add_capabilities(wanted & offered);
-        let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        let stateless = self.settings.stateless_opens;
-        self.stateless_opens.store(
-            stateless && offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
-            Ordering::Relaxed,
-        );
-        self.stateless_directory_opens.store(
-            stateless && offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
-            Ordering::Relaxed,
-        );
+        let agreed = negotiate(config, self.settings);
+        self.stateless_opens = agreed.stateless_opens;
+        self.stateless_directory_opens = agreed.stateless_directory_opens;
         Ok(())
     }
 
@@ -401,7 +352,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.stateless_opens.load(Ordering::Relaxed) {
+        if self.stateless_opens {
             return reply.error(Errno::ENOSYS);
         }
         // With the kernel's writeback cache a file open for writing is read, too.
@@ -528,7 +479,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if self.stateless_directory_opens.load(Ordering::Relaxed) {
+        if self.stateless_directory_opens {
             return reply.error(Errno::ENOSYS);
         }
         let allowed = self.settings.kernel_permissions

@@ -7,6 +7,7 @@ mod adapter;
 mod convert;
 mod error;
 mod mount;
+mod negotiation;
 mod operations;
 mod pool;
 mod process;

@@ -9,9 +9,10 @@ use crossbeam_channel::Receiver;
 use fuser::{Config, Session, SessionACL};
 use parking_lot::Mutex;
 
-use super::adapter::{Adapter, AdapterSettings};
+use super::adapter::Adapter;
 use super::error::{MountError, ServeError, UnmountError};
 use super::mount::{Detach, KernelOptions, MountPoint, attach, detach, tune, write_back_all};
+use super::negotiation::AdapterSettings;
 use super::operations::Operations;
 use super::processes::holders;
 use super::seek::{Connection, Seeker};
