@@ -8,7 +8,7 @@ use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use super::failure::CommandResult;
 use super::{Context, completions, fsck, info, init, key, speed};
 #[cfg(feature = "mount")]
-use super::{mount, status, umount};
+use super::{demo, migrate, mount, status, umount};
 
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -58,6 +58,8 @@ Examples:
   strongroom mount ~/vault ~/private           open it at ~/private
   strongroom umount ~/private                  close it
   strongroom status                            what is mounted, and is it well
+  strongroom migrate encrypt ~/.local/share/app --vault ~/vault --mount ~/app-data \\
+      --config ~/.config/app/app.yaml          move an app's data into a vault
 
 Exit codes are listed in docs/cli.md; `strongroom COMMAND --help` has more examples.";
 
@@ -102,6 +104,12 @@ pub enum Command {
     Key(key::Args),
     /// Measure how fast this machine encrypts.
     Speed(speed::Args),
+    /// Move an app's data into a vault, and back.
+    #[cfg(feature = "mount")]
+    Migrate(migrate::Args),
+    /// Show a migration and its way back, on a store made for it.
+    #[cfg(feature = "mount")]
+    Demo(demo::Args),
     /// Write a shell's completion script to standard output.
     Completions(completions::Args),
 }
@@ -121,6 +129,10 @@ impl Command {
             Self::Fsck(_) => "fsck",
             Self::Key(args) => args.name(),
             Self::Speed(_) => "speed",
+            #[cfg(feature = "mount")]
+            Self::Migrate(args) => args.name(),
+            #[cfg(feature = "mount")]
+            Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",
         }
     }
@@ -148,6 +160,10 @@ impl Command {
             Self::Fsck(args) => fsck::run(args, context),
             Self::Key(args) => key::run(args, context),
             Self::Speed(args) => speed::run(args, context),
+            #[cfg(feature = "mount")]
+            Self::Migrate(args) => migrate::run(args, context),
+            #[cfg(feature = "mount")]
+            Self::Demo(args) => demo::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }

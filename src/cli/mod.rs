@@ -8,6 +8,8 @@ pub mod args;
 pub mod completions;
 #[cfg(feature = "mount")]
 pub mod daemon;
+#[cfg(feature = "mount")]
+pub mod demo;
 pub mod exit_code;
 pub mod failure;
 pub mod fsck;
@@ -16,6 +18,8 @@ pub mod init;
 pub mod key;
 #[cfg(feature = "mount")]
 pub mod log;
+#[cfg(feature = "mount")]
+pub mod migrate;
 #[cfg(feature = "mount")]
 pub mod mount;
 #[cfg(feature = "mount")]

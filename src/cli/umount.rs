@@ -64,6 +64,16 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     Ok(())
 }
 
+/// Unmounts a vault cleanly, trying for `wait` seconds while it is busy; a mount whose process was
+/// gone is cleared away.
+///
+/// # Errors
+/// It is busy, is no vault, or cannot be unmounted.
+pub fn unmount_at(path: &Path, wait: u64) -> CommandResult {
+    let args = Args { mount_point: path.to_owned(), wait, lazy: false };
+    unmount(&ours(path)?, &args).map(|_| ())
+}
+
 fn ours(path: &Path) -> Result<MountEntry, Failure> {
     let entry = mounted_on(path)
         .map_err(|error| Failure::io("read", Path::new("/proc/self/mountinfo"), &error))?;

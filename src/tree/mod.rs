@@ -15,9 +15,10 @@ mod error;
 mod local;
 mod manifest;
 mod path;
+mod pattern;
 #[cfg(test)]
 pub(crate) mod sample;
-mod stream;
+pub(crate) mod stream;
 mod types;
 
 pub(crate) use directories::OpenDirectory;
@@ -31,6 +32,7 @@ pub use error::{Error, Operation, Result};
 pub use local::{Durability, LocalTree};
 pub use manifest::{Manifest, ManifestEntry};
 pub use path::{NAME_MAX, PATH_LIMIT, PathError, TreePath};
+pub use pattern::{PatternError, Patterns};
 pub use types::{
     Digest, DigestError, Entry, EntryKind, Extent, HardLink, Metadata, Timestamp, Xattr,
 };

@@ -1,0 +1,329 @@
+//! `strongroom migrate`: moves an app's data into a vault, and back.
+
+mod actions;
+mod observer;
+mod report;
+mod world;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+
+use super::Context;
+use super::exit_code::ExitCode;
+use super::failure::{CommandResult, Failure};
+use super::init::CostArgs;
+use super::prompt::SecretArgs;
+use super::recovery::RecoveryOutput;
+use crate::migrate::{Commands, MigrationId, Request, SetValue, SwitchMode};
+
+pub(super) use observer::Shown;
+pub(super) use report::{account_lines, failure};
+pub(super) use world::{Interrupt, OpenVault, VaultMounter};
+
+const EXAMPLES: &str = "\
+Examples:
+  strongroom migrate plan ~/.local/share/app --vault ~/vault --mount ~/app-data \\
+      --config ~/.config/app/app.yaml
+      what would be done, with the edits as a diff; changes nothing
+  strongroom migrate encrypt ~/.local/share/app --vault ~/vault --mount ~/app-data \\
+      --config ~/.config/app/app.yaml
+  strongroom migrate encrypt /srv/app/data --vault /srv/app/vault --in-place
+      the vault is mounted where the data was; no configuration is edited
+  strongroom migrate status --vault ~/vault
+  strongroom migrate rollback --vault ~/vault
+
+Interrupted, by whatever: migrate status tells where it stands; migrate resume and migrate rollback
+both finish. docs/migration-guide.md has every situation.";
+
+/// Arguments of `migrate`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Migrate,
+}
+
+#[derive(Debug, Subcommand)]
+enum Migrate {
+    /// Show what encrypt would do; change nothing.
+    Plan(EncryptArgs),
+    /// Move a directory into a vault: copy, verify, switch the app over, wipe the originals.
+    Encrypt(EncryptArgs),
+    /// Go on with an interrupted migration.
+    Resume(ResumeArgs),
+    /// Read everything again and compare.
+    Verify(VerifyArgs),
+    /// Tell where the migrations of a vault stand.
+    Status(StatusArgs),
+    /// Take a migration back.
+    Rollback(RollbackArgs),
+    /// Destroy the originals of a finished migration.
+    Wipe(WipeArgs),
+}
+
+/// Names the vault, and opens it.
+#[derive(Clone, Debug, clap::Args)]
+struct VaultArgs {
+    /// The vault.
+    #[arg(long, visible_alias = "output", value_name = "VAULT")]
+    vault: PathBuf,
+    /// The vault's configuration, where it is kept apart from the vault.
+    #[arg(long, value_name = "FILE")]
+    vault_config: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArgs,
+}
+
+/// How the work is done.
+#[derive(Clone, Debug, clap::Args)]
+struct WorkArgs {
+    /// Files copied and hashed at the same time; by default one a processor.
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Let other users in at the mount; root does that anyway.
+    #[arg(long)]
+    allow_other: bool,
+    /// Answer every question with yes.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct EncryptArgs {
+    /// The directory to move into the vault.
+    source: PathBuf,
+    #[command(flatten)]
+    vault: VaultArgs,
+    /// Where the app will find it: a directory that is empty or does not exist yet.
+    #[arg(long, value_name = "MOUNTPOINT", required_unless_present = "in_place")]
+    mount: Option<PathBuf>,
+    /// Mount the vault where the source was; no configuration needs an edit.
+    #[arg(long, conflicts_with_all = ["mount", "symlink"])]
+    in_place: bool,
+    /// Put a symlink to the mount point where the source was.
+    #[arg(long)]
+    symlink: bool,
+    /// A configuration file whose values that name the source are edited.
+    #[arg(long = "config", value_name = "FILE", conflicts_with_all = ["in_place", "symlink"])]
+    configs: Vec<PathBuf>,
+    /// Set a value in a configuration file; the key's parts are separated by dots.
+    #[arg(long = "set", value_name = "FILE:KEY=VALUE", value_parser = parse_set)]
+    sets: Vec<SetValue>,
+    /// Leave out what matches, separated by commas: a name anywhere, or a path with slashes; * ?
+    /// [..] ** as in .gitignore.
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    exclude: Vec<String>,
+    /// Leave the originals aside instead of wiping them.
+    #[arg(long)]
+    keep_originals: bool,
+    /// Run COMMAND with `sh -c` to stop the app before the copy.
+    #[arg(long, value_name = "COMMAND", help_heading = "The app")]
+    stop_command: Option<String>,
+    /// Run COMMAND to start the app after the switch.
+    #[arg(long, value_name = "COMMAND", help_heading = "The app")]
+    start_command: Option<String>,
+    /// Run COMMAND to see that the app is well; if it is not within half a minute, everything
+    /// goes back.
+    #[arg(long, value_name = "COMMAND", help_heading = "The app")]
+    health_command: Option<String>,
+    /// Go on although a store is damaged already.
+    #[arg(long)]
+    accept_damage: bool,
+    /// A snapshot is made anyway; taken for other tools' sake.
+    #[arg(long, hide = true)]
+    create_backup: bool,
+    /// Show what would be done; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    recovery: RecoveryOutput,
+    #[command(flatten)]
+    cost: CostArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct ResumeArgs {
+    #[command(flatten)]
+    vault: VaultArgs,
+    #[command(flatten)]
+    which: WhichArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+/// Picks a migration of the vault.
+#[derive(Clone, Debug, clap::Args)]
+struct WhichArgs {
+    /// The migration; by default the newest.
+    #[arg(long, value_name = "ID")]
+    id: Option<MigrationId>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct VerifyArgs {
+    /// The vault.
+    #[arg(long, visible_alias = "output", value_name = "VAULT",
+        required_unless_present_all = ["source", "target"])]
+    vault: Option<PathBuf>,
+    /// The vault's configuration, where it is kept apart from the vault.
+    #[arg(long, value_name = "FILE")]
+    vault_config: Option<PathBuf>,
+    /// Compare this directory instead, with --target.
+    #[arg(long, value_name = "DIR", requires = "target", conflicts_with = "vault")]
+    source: Option<PathBuf>,
+    /// The mount point, or any directory, to compare --source with.
+    #[arg(long, value_name = "DIR", requires = "source")]
+    target: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArgs,
+    #[command(flatten)]
+    which: WhichArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct StatusArgs {
+    /// The vault; without a secret, only what its journals say openly.
+    #[arg(long, visible_alias = "output", value_name = "VAULT")]
+    vault: PathBuf,
+    /// The vault's configuration, where it is kept apart from the vault.
+    #[arg(long, value_name = "FILE")]
+    vault_config: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArgs,
+    /// Ask for no secret.
+    #[arg(long, conflicts_with = "secret")]
+    no_secret: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct RollbackArgs {
+    #[command(flatten)]
+    vault: VaultArgs,
+    #[command(flatten)]
+    which: WhichArgs,
+    /// What comes back: the vault's present content, or the state at the migration.
+    #[arg(long, value_name = "ORIGIN")]
+    from: Option<FromArg>,
+    /// Lose what was written to the vault since the migration.
+    #[arg(long)]
+    discard_changes: bool,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FromArg {
+    /// The vault's present content.
+    Vault,
+    /// The state at the migration.
+    Snapshot,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct WipeArgs {
+    #[command(flatten)]
+    vault: VaultArgs,
+    #[command(flatten)]
+    which: WhichArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+impl Args {
+    /// The name, as results give it.
+    pub const fn name(&self) -> &'static str {
+        match self.command {
+            Migrate::Plan(_) => "migrate plan",
+            Migrate::Encrypt(_) => "migrate encrypt",
+            Migrate::Resume(_) => "migrate resume",
+            Migrate::Verify(_) => "migrate verify",
+            Migrate::Status(_) => "migrate status",
+            Migrate::Rollback(_) => "migrate rollback",
+            Migrate::Wipe(_) => "migrate wipe",
+        }
+    }
+}
+
+/// Runs a subcommand.
+pub fn run(args: &Args, context: &Context) -> CommandResult {
+    match &args.command {
+        Migrate::Plan(args) => actions::plan(args, context, "migrate plan"),
+        Migrate::Encrypt(args) if args.dry_run => actions::plan(args, context, "migrate encrypt"),
+        Migrate::Encrypt(args) => actions::encrypt(args, context),
+        Migrate::Resume(args) => actions::resume(args, context),
+        Migrate::Verify(args) => actions::verify(args, context),
+        Migrate::Status(args) => actions::status(args, context),
+        Migrate::Rollback(args) => actions::rollback(args, context),
+        Migrate::Wipe(args) => actions::wipe(args, context),
+    }
+}
+
+impl EncryptArgs {
+    fn request(&self) -> Result<Request, Failure> {
+        let mode = match (self.in_place, self.symlink) {
+            (true, _) => SwitchMode::InPlace,
+            (false, true) => SwitchMode::Symlink,
+            (false, false) => SwitchMode::Repoint,
+        };
+        let mount_point = match (&self.mount, mode) {
+            (Some(mount), _) => mount.clone(),
+            (None, SwitchMode::InPlace) => self.source.clone(),
+            (None, _) => {
+                return Err(Failure::new(ExitCode::Usage, "--mount MOUNTPOINT is missing"));
+            }
+        };
+        Ok(Request {
+            source: self.source.clone(),
+            names: Vec::new(),
+            vault: self.vault.vault.clone(),
+            mount_point,
+            mode,
+            configs: self.configs.clone(),
+            sets: self.sets.clone(),
+            exclude: self.exclude.clone(),
+            keep_originals: self.keep_originals,
+            commands: Commands {
+                stop: self.stop_command.clone(),
+                start: self.start_command.clone(),
+                health: self.health_command.clone(),
+            },
+            accept_damage: self.accept_damage,
+        })
+    }
+}
+
+/// `FILE:KEY=VALUE`; the file may hold colons, the key may not.
+fn parse_set(text: &str) -> Result<SetValue, String> {
+    let (place, value) = text.split_once('=').ok_or("it has no \"=\"")?;
+    let (file, key) = place.rsplit_once(':').ok_or("it has no \":\" before the key")?;
+    if file.is_empty() || key.is_empty() {
+        return Err("it is FILE:KEY=VALUE".to_owned());
+    }
+    Ok(SetValue {
+        file: std::path::Path::new(file).into(),
+        key: key.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn values_to_set() {
+        let set = parse_set("/etc/a:b.yaml:data.dir=/mnt/x=y").unwrap();
+        assert_eq!(set.file.as_path(), std::path::Path::new("/etc/a:b.yaml"));
+        assert_eq!((set.key.as_str(), set.value.as_str()), ("data.dir", "/mnt/x=y"));
+        for bad in ["", "file", "file:key", "=x", "file=x", ":key=x", "file:=x"] {
+            assert!(parse_set(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! What the subcommands do.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::observer::Shown;
+use super::report::{failure, print_account, print_plan, print_status, print_verification};
+use super::world::{Interrupt, OpenVault, VaultMounter};
+use super::{
+    EncryptArgs, FromArg, ResumeArgs, RollbackArgs, StatusArgs, VaultArgs, VerifyArgs, WhichArgs,
+    WipeArgs, WorkArgs,
+};
+use crate::cli::Context;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::{CommandResult, Failure};
+use crate::cli::output::human_size;
+use crate::cli::prompt::{confirm, has_terminal};
+use crate::cli::vault_args::unlock;
+use crate::migrate::{
+    self, Account, Engine, Environment, Fate, From, Hands, Phase, Plan, RollbackOptions, Status,
+    VaultAccess as _,
+};
+use crate::tree::{CompareOptions, LocalTree, TreePath, compare};
+use crate::vault::{NewSlot, Vault};
+
+pub(super) fn plan(args: &EncryptArgs, context: &Context, command: &str) -> CommandResult {
+    let interrupt = Interrupt::watch()?;
+    let shown = Shown::new(context, &interrupt);
+    let plan = make_plan(args, &shown)?;
+    print_plan(&plan, context);
+    context.output.result(command, &plan);
+    Ok(())
+}
+
+fn make_plan(args: &EncryptArgs, shown: &Shown<'_>) -> Result<Plan, Failure> {
+    let request = args.request()?;
+    let plan = migrate::plan(&request, shown).map_err(|error| failure(error, &args.vault.vault))?;
+    shown.end();
+    Ok(plan)
+}
+
+/// Everything that a run of the engine needs, kept alive for it.
+struct Run<'a> {
+    context: &'a Context,
+    interrupt: Interrupt,
+    vault: OpenVault,
+    path: PathBuf,
+    work: &'a WorkArgs,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        vault: OpenVault,
+        path: &Path,
+        interrupt: Interrupt,
+        work: &'a WorkArgs,
+        context: &'a Context,
+    ) -> Self {
+        Self { context, interrupt, vault, path: path.to_owned(), work }
+    }
+
+    fn open(args: &VaultArgs, work: &'a WorkArgs, context: &'a Context) -> Result<Self, Failure> {
+        let interrupt = Interrupt::watch()?;
+        let vault = Vault::open(&args.vault, args.vault_config.as_deref())?;
+        let vault = OpenVault::new(unlock(&vault, &args.secret, context)?)?;
+        Ok(Self::new(vault, &args.vault, interrupt, work, context))
+    }
+
+    /// Runs `act` on an engine that `make` makes, and reports what it fails with.
+    fn run<T>(
+        &self,
+        make: impl FnOnce(Environment<'_>) -> migrate::Result<Engine<'_>>,
+        act: impl FnOnce(&mut Engine<'_>, &Shown<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let shown = Shown::new(self.context, &self.interrupt);
+        // Root's mounts are for the app, which mostly is another user.
+        let allow_other = self.work.allow_other || rustix::process::geteuid().is_root();
+        let mounter = VaultMounter::new(&self.vault, self.context, allow_other);
+        let environment = Environment {
+            vault: &self.vault,
+            mounter: &mounter,
+            observer: &shown,
+            hands: Hands::new(self.interrupt.watcher()),
+            jobs: self.work.jobs,
+        };
+        let mut engine = make(environment).map_err(|error| failure(error, &self.path))?;
+        let done = act(&mut engine, &shown);
+        shown.end();
+        done.map_err(|mut failure| {
+            if engine.state().stopped && engine.state().phase < Phase::Switched {
+                failure.message.push_str("; the app was stopped for this and is not running");
+            }
+            failure
+        })
+    }
+
+    fn run_existing<T>(
+        &self,
+        which: &WhichArgs,
+        act: impl FnOnce(&mut Engine<'_>, &Shown<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.run(|environment| Engine::open(environment, which.id), act)
+    }
+
+    fn failed(&self) -> impl Fn(migrate::Error) -> Failure + '_ {
+        |error| failure(error, &self.path)
+    }
+
+    /// Goes on to the end: until the app uses the vault, then to the fate of the originals.
+    fn finish(&self, engine: &mut Engine<'_>, shown: &Shown<'_>, command: &str) -> CommandResult {
+        engine.advance().map_err(self.failed())?;
+        shown.end();
+        let mut account = None;
+        let mut kept = None;
+        match engine.state().phase {
+            Phase::Accepted if engine.state().begun.keep_originals => {
+                kept = Some(engine.keep().map_err(self.failed())?);
+            }
+            Phase::Wiping => account = Some(self.wipe(engine)?),
+            Phase::Accepted if self.may_wipe(engine)? => account = Some(self.wipe(engine)?),
+            _ => {}
+        }
+        shown.end();
+        self.conclude(engine, account.as_ref(), kept.as_deref(), command)
+    }
+
+    /// Asks, where the answer is not given yet. Without a terminal the originals wait.
+    fn may_wipe(&self, engine: &Engine<'_>) -> Result<bool, Failure> {
+        if self.work.yes {
+            return Ok(true);
+        }
+        if !has_terminal() {
+            return Ok(false);
+        }
+        let disk = engine.wipe_outlook().map_err(self.failed())?;
+        let originals = engine.find_originals().map_err(self.failed())?.unwrap_or_default();
+        let question = format!(
+            "The copy is verified and in use. Wipe the originals in {} now? ({disk})",
+            originals.display()
+        );
+        Ok(confirm(&question, false).is_ok())
+    }
+
+    fn wipe(&self, engine: &mut Engine<'_>) -> Result<Account, Failure> {
+        let output = &self.context.output;
+        let mut tell = |path: &TreePath, fate: Fate| {
+            output.event("wiped", &json!({ "path": path, "fate": fate }));
+            output.detail(format!("{path}: {}", fate.describe()));
+        };
+        engine.wipe(&mut tell).map_err(self.failed())
+    }
+
+    fn conclude(
+        &self,
+        engine: &Engine<'_>,
+        account: Option<&Account>,
+        kept: Option<&Path>,
+        command: &str,
+    ) -> CommandResult {
+        let output = &self.context.output;
+        let state = engine.state();
+        let status = Status::new(state, engine.id()).map_err(self.failed())?;
+        if let Some(account) = account {
+            print_account(account, self.context);
+        }
+        if let Some(kept) = kept {
+            output.say(format!("The originals are in {}.", kept.display()));
+        }
+        output.say(format!("Migration {}: {}.", status.id, status.describe()));
+        if state.phase != Phase::RolledBack {
+            output.say(format!(
+                "The data are in the vault {}, mounted on {}.",
+                self.path.display(),
+                status.mount_point.as_path().display()
+            ));
+            output.say(format!(
+                "After a restart: strongroom mount {} {}",
+                self.path.display(),
+                status.mount_point.as_path().display()
+            ));
+        }
+        if state.phase == Phase::Accepted {
+            output.say(format!(
+                "When you are sure: strongroom migrate wipe --vault {}",
+                self.path.display()
+            ));
+        }
+        output.result(command, &json!({ "migration": status, "wipe": account }));
+        Ok(())
+    }
+}
+
+pub(super) fn encrypt(args: &EncryptArgs, context: &Context) -> CommandResult {
+    let interrupt = Interrupt::watch()?;
+    let plan = make_plan(args, &Shown::new(context, &interrupt))?;
+    if !plan.blockers.is_empty() {
+        return Err(failure(migrate::Error::Blocked(plan.blockers), &args.vault.vault));
+    }
+    let totals = plan.inventory.totals;
+    let then = if args.keep_originals { "keep the originals aside" } else { "wipe the originals" };
+    let question = format!(
+        "Move {} ({} files, {}) into the vault {}, and {then} afterwards?",
+        plan.source.as_path().display(),
+        totals.files,
+        human_size(totals.bytes),
+        plan.vault.as_path().display()
+    );
+    confirm(&question, args.work.yes)?;
+    let vault = open_or_create(args, context)?;
+    let run = Run::new(vault, &args.vault.vault, interrupt, &args.work, context);
+    run.run(
+        |environment| Engine::begin(environment, &plan),
+        |engine, shown| run.finish(engine, shown, "migrate encrypt"),
+    )
+}
+
+/// The vault at that path; made, where there is none yet.
+fn open_or_create(args: &EncryptArgs, context: &Context) -> Result<OpenVault, Failure> {
+    let path = &args.vault.vault;
+    let config = args.vault.vault_config.as_deref();
+    let nothing_there = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !nothing_there {
+        let vault = Vault::open(path, config)?;
+        return OpenVault::new(unlock(&vault, &args.vault.secret, context)?);
+    }
+    let cost = args.cost.cost()?;
+    let subject = format!("the vault {}", path.display());
+    let secret = args.vault.secret.obtain_new(&subject, &context.output)?;
+    let recovery = args.recovery.has_place(context).then(crate::crypto::RecoveryKey::generate);
+    if let Some(key) = &recovery {
+        // First: a vault whose recovery key nobody got would be a trap.
+        args.recovery.give(key, context)?;
+    }
+    let recovery = recovery.map(crate::crypto::Secret::RecoveryKey);
+    let mut slots = vec![NewSlot { secret: &secret, label: "", cost }];
+    slots.extend(recovery.iter().map(|secret| NewSlot { secret, label: "", cost: None }));
+    let vault = create_whole(path, config, &slots).inspect_err(|_| args.recovery.take_back())?;
+    if recovery.is_none() {
+        context.output.warn(
+            "the vault has no recovery key: whoever loses its secret loses the data; \
+             `strongroom key recovery` makes one",
+        );
+    }
+    Ok(vault)
+}
+
+/// Makes a vault beside its place and renames it there: whatever interrupts, there is a whole
+/// vault or none.
+fn create_whole(
+    path: &Path,
+    config: Option<&Path>,
+    slots: &[NewSlot<'_>],
+) -> Result<OpenVault, Failure> {
+    let absolute = std::path::absolute(path).map_err(|error| Failure::io("use", path, &error))?;
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Err(Failure::new(ExitCode::Usage, "the vault has no name"));
+    };
+    let mut unfinished = std::ffi::OsString::from(".");
+    unfinished.push(name);
+    unfinished.push(".being-made");
+    let unfinished = parent.join(unfinished);
+    match std::fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Failure::io("remove", &unfinished, &error));
+        }
+        _ => {}
+    }
+    let vault = Vault::create(&unfinished, config, slots)?;
+    std::fs::rename(&unfinished, &absolute)
+        .and_then(|()| std::fs::File::open(parent)?.sync_all())
+        .map_err(|error| Failure::io("create", &absolute, &error))?;
+    OpenVault::at(vault, &absolute)
+}
+
+pub(super) fn resume(args: &ResumeArgs, context: &Context) -> CommandResult {
+    let run = Run::open(&args.vault, &args.work, context)?;
+    run.run_existing(&args.which, |engine, shown| run.finish(engine, shown, "migrate resume"))
+}
+
+pub(super) fn wipe(args: &WipeArgs, context: &Context) -> CommandResult {
+    let run = Run::open(&args.vault, &args.work, context)?;
+    run.run_existing(&args.which, |engine, shown| {
+        let disk = engine.wipe_outlook().map_err(run.failed())?;
+        let originals = engine.find_originals().map_err(run.failed())?.unwrap_or_default();
+        let question = format!("Wipe the originals in {}? ({disk})", originals.display());
+        confirm(&question, args.work.yes)?;
+        let account = run.wipe(engine)?;
+        shown.end();
+        run.conclude(engine, Some(&account), None, "migrate wipe")
+    })
+}
+
+pub(super) fn rollback(args: &RollbackArgs, context: &Context) -> CommandResult {
+    let run = Run::open(&args.vault, &args.work, context)?;
+    let from = args.from.map(|from| match from {
+        FromArg::Vault => From::Vault,
+        FromArg::Snapshot => From::Snapshot,
+    });
+    let options = RollbackOptions { from, discard_changes: args.discard_changes };
+    run.run_existing(&args.which, |engine, shown| {
+        let source = engine.state().begun.source.as_path().to_owned();
+        confirm(&format!("Bring the data back to {}?", source.display()), args.work.yes)?;
+        let back = engine.roll_back(options).map_err(run.failed())?;
+        shown.end();
+        let output = &context.output;
+        for file in &back.edited_since {
+            output.warn(format!(
+                "{} was edited since; only the migration's own edits were taken back",
+                file.as_path().display()
+            ));
+        }
+        if let Some(leftover) = &back.leftover {
+            output.warn(format!(
+                "{} holds files that were changed after they were verified; they are yours to \
+                 look at",
+                leftover.as_path().display()
+            ));
+        }
+        output.say(format!("Rolled back: the data are in {}, as before.", source.display()));
+        output.say(format!(
+            "The vault {} still holds its encrypted copy; remove it when you need it no more.",
+            run.path.display()
+        ));
+        output.result("migrate rollback", &json!({ "rollback": back }));
+        Ok(())
+    })
+}
+
+pub(super) fn verify(args: &VerifyArgs, context: &Context) -> CommandResult {
+    let Some(path) = &args.vault else { return verify_directories(args, context) };
+    let vault = VaultArgs {
+        vault: path.clone(),
+        vault_config: args.vault_config.clone(),
+        secret: args.secret.clone(),
+    };
+    let run = Run::open(&vault, &args.work, context)?;
+    run.run_existing(&args.which, |engine, shown| {
+        let found = engine.verify().map_err(run.failed())?;
+        shown.end();
+        print_verification(&found, context);
+        if !found.is_good() {
+            return Err(Failure::new(
+                ExitCode::VerificationFailed,
+                "the verification failed; nothing was changed",
+            )
+            .detail("verification", json!(found)));
+        }
+        context.output.result("migrate verify", &json!({ "verification": found }));
+        Ok(())
+    })
+}
+
+/// Any two directories, without a vault: what an app's own tool asks for.
+fn verify_directories(args: &VerifyArgs, context: &Context) -> CommandResult {
+    let (Some(source), Some(target)) = (&args.source, &args.target) else {
+        return Err(Failure::new(ExitCode::Usage, "--vault is missing"));
+    };
+    let interrupt = Interrupt::watch()?;
+    let open = |path: &Path| {
+        LocalTree::open(path).map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))
+    };
+    let options = CompareOptions {
+        jobs: args.work.jobs,
+        cancelled: interrupt.flag(),
+        ..CompareOptions::default()
+    };
+    let found = compare(&open(source)?, &open(target)?, &options)
+        .map_err(|error| failure(error.into(), target))?;
+    if !found.is_equal() {
+        for difference in found.differences.iter().take(20) {
+            context.output.print(format!("{}: {}", difference.path, difference.mismatch));
+        }
+        return Err(Failure::new(
+            ExitCode::VerificationFailed,
+            format!("{} differences; nothing was changed", found.total_differences),
+        )
+        .detail("differences", json!(found.differences)));
+    }
+    context.output.print(format!(
+        "Equal: {} entries, {} in {} files.",
+        found.entries,
+        human_size(found.bytes),
+        found.files
+    ));
+    context.output.result("migrate verify", &found);
+    Ok(())
+}
+
+pub(super) fn status(args: &StatusArgs, context: &Context) -> CommandResult {
+    let failed = |error| failure(error, &args.vault);
+    let directory =
+        args.vault.canonicalize().map_err(|error| Failure::io("open", &args.vault, &error))?;
+    let locked = Vault::open(&args.vault, args.vault_config.as_deref())?;
+    if args.no_secret || !(args.secret.is_given() || has_terminal()) {
+        let briefs = migrate::brief(&directory).map_err(failed)?;
+        for brief in &briefs {
+            context.output.print(format!("{}  {}", brief.id, brief.phase.name()));
+        }
+        if briefs.is_empty() {
+            context.output.print("The vault has no migration.");
+        }
+        context
+            .output
+            .result("migrate status", &json!({ "authenticated": false, "migrations": briefs }));
+        return Ok(());
+    }
+    let vault = OpenVault::new(unlock(&locked, &args.secret, context)?)?;
+    let statuses =
+        migrate::statuses(&directory, vault.id(), vault.migration_key()).map_err(failed)?;
+    for (at, status) in statuses.iter().enumerate() {
+        if at > 0 {
+            context.output.print("");
+        }
+        print_status(status, &args.vault, context);
+    }
+    if statuses.is_empty() {
+        context.output.print("The vault has no migration.");
+    }
+    context
+        .output
+        .result("migrate status", &json!({ "authenticated": true, "migrations": statuses }));
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! The steps that change nothing of the user's: reading the source, the copy, its verification.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::blocker::Blocker;
+use super::command;
+use super::engine::{Engine, local};
+use super::environment::{Mount, MountAccess};
+use super::error::{Error, Result};
+use super::ledger::{self, Changed, LedgerReader};
+use super::operations::Change;
+use super::plan::leaves_out;
+use super::record::{LedgerReference, Record};
+use super::survey::{Stage, Totals, TreeProgress};
+use super::watched::WatchedTree;
+use crate::stores::{self, CheckOptions, Component, Outcome};
+use crate::tree::{
+    self, CompareOptions, Comparison, CopyOptions, Difference, Digest, Durability, Entry, Mismatch,
+    TreePath, TreeReader, TreeWriter,
+};
+
+/// How long files may stay open after the app's stop command succeeded.
+const CLOSING: Duration = Duration::from_secs(10);
+
+impl Engine<'_> {
+    /// Stops the app, and reads the source whole.
+    pub(super) fn survey(&mut self) -> Result<()> {
+        let observer = self.environment.observer;
+        let source = self.originals()?;
+        observer.stage(Stage::Quiesce, None);
+        if let Some(stop) = self.state().begun.commands.stop.clone() {
+            self.journal.append(Record::Stopping)?;
+            command::run(&self.environment.hands, "stop", &stop)?;
+        }
+        self.refuse_open_files(&source)?;
+        observer.stage(Stage::Survey, None);
+        let key = self.environment.vault.migration_key();
+        let path = self.place.source_ledger();
+        let tree = local(&source)?;
+        let reference =
+            self.with_survey(true, |options| ledger::write(&path, key, &tree, options))?;
+        let accept = self.state().begun.accept_damage;
+        observer.stage(Stage::Check, None);
+        for (component, report) in self.check_stores(&source)? {
+            if report.outcome != Outcome::Damaged {
+                continue;
+            }
+            let findings = report.findings;
+            if !accept {
+                return Err(Error::StoreDamaged { component: Box::new(component), findings });
+            }
+            observer.note(&format!(
+                "{} {} is damaged and is copied as it is",
+                component.kind,
+                component.path.display()
+            ));
+        }
+        self.journal.append(Record::Surveyed(reference))
+    }
+
+    /// Refuses while a process holds a file of the source, the app's last breaths aside.
+    pub(super) fn refuse_open_files(&self, source: &Path) -> Result<()> {
+        let patience = if self.state().stopped { CLOSING } else { Duration::ZERO };
+        let begun = Instant::now();
+        loop {
+            let open = stores::open_files(source).map_err(Error::Store)?;
+            if open.files.is_empty() {
+                if !open.unseen.is_empty() {
+                    self.environment.observer.note(&format!(
+                        "{} processes of other users cannot be looked into; be sure that none of \
+                         them uses the source",
+                        open.unseen.len()
+                    ));
+                }
+                return Ok(());
+            }
+            if begun.elapsed() >= patience {
+                return Err(Error::Blocked(vec![Blocker::OpenFiles(open.files)]));
+            }
+            self.environment.observer.check()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Every store's own check.
+    pub(super) fn check_stores(
+        &self,
+        root: &Path,
+    ) -> Result<Vec<(Component, stores::CheckReport)>> {
+        let scan = stores::scan(root).map_err(Error::Store)?;
+        let mut reports = Vec::new();
+        for component in scan.components {
+            self.environment.observer.check()?;
+            if leaves_out(&self.patterns, &component.path) {
+                continue;
+            }
+            let report =
+                stores::check(root, &component, &CheckOptions::default()).map_err(Error::Store)?;
+            reports.push((component, report));
+        }
+        Ok(reports)
+    }
+
+    pub(super) fn source_reference(&self) -> Result<LedgerReference> {
+        self.state().source.clone().ok_or(Error::State {
+            what: "the source has not been read yet",
+            phase: self.state().phase,
+        })
+    }
+
+    /// The source's ledger, opened anew.
+    pub(super) fn source_ledger(&self) -> Result<LedgerReader> {
+        let key = self.environment.vault.migration_key();
+        LedgerReader::open(&self.place.source_ledger(), key, &self.source_reference()?)
+    }
+
+    /// What of the originals changed since they were read.
+    pub(super) fn source_changes(&self) -> Result<Changed> {
+        let source = local(&self.originals()?)?;
+        let ledger = self.source_ledger()?;
+        self.with_survey(false, |options| ledger::changes(ledger, &source, options))
+    }
+
+    /// Refuses when the originals changed since they were read.
+    pub(super) fn refuse_changed_source(&self) -> Result<()> {
+        let Changed { paths, count } = self.source_changes()?;
+        if count == 0 { Ok(()) } else { Err(Error::SourceChanged { paths, count }) }
+    }
+
+    pub(super) fn source_totals(&self) -> Option<Totals> {
+        let ledger = self.state().source.as_ref()?;
+        Some(Totals { entries: ledger.entries, files: ledger.files, bytes: ledger.bytes })
+    }
+
+    /// Copies the source into the vault, through the mount.
+    pub(super) fn copy(&mut self) -> Result<()> {
+        self.copy_but(&HashSet::new())
+    }
+
+    /// Copies what is not there already; what `distrusted` names is copied again.
+    fn copy_but(&mut self, distrusted: &HashSet<TreePath>) -> Result<()> {
+        let again = self.state().copies > 0;
+        self.journal.append(Record::Copying)?;
+        let point = self.working_mount_point()?;
+        let mount = self.environment.mount(&point, MountAccess::ReadWrite)?;
+        let copied = self.copy_to(&mount, again, distrusted);
+        let unmounted = self.environment.unmount();
+        copied?;
+        unmounted?;
+        self.sync_vault()?;
+        self.refuse_changed_source()?;
+        self.journal.append(Record::Copied)
+    }
+
+    fn copy_to(&self, mount: &Mount, again: bool, distrusted: &HashSet<TreePath>) -> Result<()> {
+        let environment = &self.environment;
+        environment.observer.stage(Stage::Copy, self.source_totals());
+        let source = local(&self.originals()?)?;
+        // The clean unmount that follows makes all of it durable, at one go.
+        let target = local(&mount.content)?.with_durability(Durability::Filesystem);
+        let target = WatchedTree { tree: &target, hands: &environment.hands };
+        let exclude = |path: &TreePath, kind| self.excludes(path, kind);
+        // What an earlier run completed has its size and times; verification reads it anyway, so
+        // no digest is needed here.
+        let copied_before = |entry: &Entry| {
+            let there = !distrusted.contains(&entry.path)
+                && again
+                && is_complete(entry, target.existing(&entry.path));
+            there.then_some(Digest([0; 32]))
+        };
+        let options = CopyOptions {
+            exclude: &exclude,
+            jobs: Some(environment.threads()),
+            cancelled: environment.observer.cancelled(),
+            progress: &TreeProgress(environment.observer),
+            copied_before: &copied_before,
+            replace: again,
+        };
+        tree::copy(&source, &target, &options, &|_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Makes everything in the vault's directory durable.
+    fn sync_vault(&self) -> Result<()> {
+        let vault = self.environment.vault.directory();
+        self.environment.hands.perform(Change::Sync, vault, || {
+            super::operations::open_directory(vault)
+                .and_then(|directory| Ok(rustix::fs::syncfs(&directory)?))
+                .map_err(|error| Error::io("sync", vault, error))
+        })
+    }
+
+    /// Reads vault and source afresh, and compares both with what was read at first. A copy that
+    /// was interrupted may be wanting, and is mended once.
+    pub(super) fn verify_copy(&mut self) -> Result<()> {
+        let mut found = self.compare_vault()?;
+        if !found.is_equal() && self.state().copies > 1 {
+            self.environment.observer.note("what an interrupted copy left is copied again");
+            self.mend(&found)?;
+            found = self.compare_vault()?;
+        }
+        if !found.is_equal() {
+            return Err(Error::Mismatch { of: "the copy in the vault", found: Box::new(found) });
+        }
+        self.environment.observer.stage(Stage::VerifySource, self.source_totals());
+        let source = self.originals()?;
+        super::caches::drop(&source);
+        let read = self.compare(&local(&source)?, self.source_ledger()?)?;
+        if !read.is_equal() {
+            let count = read.total_differences;
+            let paths = read.differences.into_iter().map(|found| found.path).collect();
+            return Err(Error::SourceChanged { paths, count });
+        }
+        self.refuse_changed_source()?;
+        self.journal.append(Record::Verified)
+    }
+
+    fn mend(&mut self, found: &Comparison) -> Result<()> {
+        let point = self.working_mount_point()?;
+        let mount = self.environment.mount(&point, MountAccess::ReadWrite)?;
+        let removed = self.remove_extra(&mount, found);
+        self.environment.unmount()?;
+        removed?;
+        self.copy_but(&found.differences.iter().map(|found| found.path.clone()).collect())
+    }
+
+    /// Removes from the vault what the source does not have.
+    fn remove_extra(&self, mount: &Mount, found: &Comparison) -> Result<()> {
+        let tree = local(&mount.content)?;
+        let tree = WatchedTree { tree: &tree, hands: &self.environment.hands };
+        let extra = |found: &&Difference| matches!(found.mismatch, Mismatch::OnlyRight { .. });
+        found.differences.iter().filter(extra).try_for_each(|found| {
+            match tree.remove(&found.path) {
+                // Gone with the directory that held it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+                outcome => Ok(outcome?),
+            }
+        })
+    }
+
+    /// Compares the vault, through a fresh mount, with the source's ledger, and checks its stores.
+    fn compare_vault(&self) -> Result<Comparison> {
+        let point = self.working_mount_point()?;
+        self.environment.unmount()?;
+        super::caches::drop(self.environment.vault.directory());
+        let mount = self.environment.mount(&point, MountAccess::ReadOnly)?;
+        self.environment.observer.stage(Stage::VerifyVault, self.source_totals());
+        let compared = self
+            .source_ledger()
+            .and_then(|ledger| self.compare(&local(&mount.content)?, ledger))
+            .and_then(|found| {
+                if found.is_equal() {
+                    self.refuse_damaged_stores(&mount.content)?;
+                }
+                Ok(found)
+            });
+        self.environment.unmount()?;
+        compared
+    }
+
+    /// The stores' checks on the copy: what was sound must be sound.
+    fn refuse_damaged_stores(&self, root: &Path) -> Result<()> {
+        self.environment.observer.stage(Stage::Check, None);
+        let damaged = self
+            .check_stores(root)?
+            .into_iter()
+            .find(|(_, report)| report.outcome == Outcome::Damaged);
+        match damaged {
+            Some((component, report)) if !self.state().begun.accept_damage => {
+                let findings = report.findings;
+                Err(Error::StoreDamaged { component: Box::new(component), findings })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads a tree and compares it with a ledger.
+    pub(super) fn compare(
+        &self,
+        tree: &dyn TreeReader,
+        ledger: LedgerReader,
+    ) -> Result<Comparison> {
+        let environment = &self.environment;
+        let exclude = |path: &TreePath, kind| self.excludes(path, kind);
+        let options = CompareOptions {
+            exclude: &exclude,
+            jobs: Some(environment.threads()),
+            cancelled: environment.observer.cancelled(),
+            progress: &TreeProgress(environment.observer),
+            limit: usize::MAX,
+            ..CompareOptions::default()
+        };
+        Ok(tree::compare_manifest(ledger, tree, &options)?)
+    }
+}
+
+/// Whether what is there can only be the complete copy of `entry`: a copy's times are set last.
+fn is_complete(entry: &Entry, there: tree::Result<Option<Entry>>) -> bool {
+    there.ok().flatten().is_some_and(|there| {
+        let accessed = entry.metadata.accessed;
+        tree::Metadata { accessed, ..there.metadata } == entry.metadata
+    })
+}

@@ -1,0 +1,427 @@
+//! Destroys the originals, entry by entry along the ledger: what is not in it, or is no longer
+//! what was verified, stays. Nothing is followed, nothing outside the tree is touched.
+//!
+//! A file is renamed to a name of ours (from then on it counts as wiped, whatever interrupts),
+//! overwritten once, synced, unlinked. Renames and overwrites of small files share one sync. A
+//! file with several names loses them one by one and is overwritten under its last; one that has
+//! names outside the tree is never overwritten.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::account::{Account, Fate, FateSink};
+use super::disk::Wipeability;
+use super::error::{Error, Result};
+use super::ledger::{LedgerEntry, LedgerReader};
+use super::operations::{Change, Hands, open_directory, parent_of, sync_parent};
+use super::overwrite::{
+    PREFIX, is_as_verified, open_for_writing, overwrite_data, take, taken_name,
+};
+use super::survey::Observer;
+use crate::tree::{EntryKind, TreePath};
+
+/// Removals that share one sync; each may hold a directory's descriptor.
+const BATCH: usize = 256;
+/// A file of more bytes is synced by itself.
+const LARGE: u64 = 4 << 20;
+/// Bytes overwritten at once.
+const BUFFER: usize = 1 << 20;
+
+/// One wipe under way.
+pub(super) struct Wipe<'a> {
+    pub(super) hands: &'a Hands,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) root: PathBuf,
+    pub(super) wipeability: Wipeability,
+    pub(super) sink: FateSink<'a>,
+}
+
+struct Level {
+    directory: Rc<OwnedFd>,
+    path: TreePath,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// Whether the ledger has this directory, so that it goes when it is empty.
+    known: bool,
+}
+
+enum Removal {
+    File { directory: Rc<OwnedFd>, name: Vec<u8>, path: TreePath },
+    Directory { parent: Rc<OwnedFd>, name: Vec<u8>, path: TreePath },
+}
+
+struct Work<'a, 'b> {
+    wipe: &'a mut Wipe<'b>,
+    ledger: LedgerReader,
+    next: Option<LedgerEntry>,
+    removals: Vec<Removal>,
+    unsynced: bool,
+    buffer: Vec<u8>,
+    /// How many names in the ledger a file with several has, by the first of them.
+    names: HashMap<TreePath, u64>,
+    account: Account,
+}
+
+impl Wipe<'_> {
+    /// Destroys what the ledger lists below the root, and the root. May be repeated until it is
+    /// done.
+    ///
+    /// # Errors
+    /// When the tree cannot be read, and [`Error::Interrupted`]. What cannot be removed is in the
+    /// account.
+    pub(super) fn run(mut self, open: &dyn Fn() -> Result<LedgerReader>) -> Result<Account> {
+        let names = count_names(open()?)?;
+        let mut ledger = open()?;
+        // The root's own entry comes first.
+        ledger.next_entry()?;
+        let next = ledger.next_entry()?;
+        let mut work = Work {
+            wipe: &mut self,
+            ledger,
+            next,
+            removals: Vec::new(),
+            unsynced: false,
+            buffer: vec![0; BUFFER],
+            names,
+            account: Account::default(),
+        };
+        match open_directory(&work.wipe.root) {
+            Ok(root) => {
+                let root = Rc::new(root);
+                work.tree(&root)?;
+                work.flush(&root)?;
+                work.skip_to(None)?;
+                let account = work.account;
+                self.remove_root(&root)?;
+                Ok(account)
+            }
+            // A wipe that was interrupted after its last step.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                work.skip_to(None)?;
+                Ok(work.account)
+            }
+            Err(error) => Err(Error::io("open", &self.root, error)),
+        }
+    }
+
+    fn remove_root(&self, root: &OwnedFd) -> Result<()> {
+        let failed = |error: io::Error| Error::io("remove", &self.root, error);
+        self.hands.perform(Change::RemoveDirectory, &self.root, || {
+            rustix::fs::syncfs(root).map_err(|error| failed(error.into()))?;
+            match std::fs::remove_dir(&self.root) {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound
+                            // What is excluded, or was left.
+                            | io::ErrorKind::DirectoryNotEmpty
+                            // A mount point of the user's.
+                            | io::ErrorKind::ResourceBusy
+                    ) =>
+                {
+                    Err(failed(error))
+                }
+                _ => sync_parent(&self.root)
+                    .map_err(|error| Error::io("sync", parent_of(&self.root), error)),
+            }
+        })
+    }
+}
+
+/// How many names the ledger has of each file that has several.
+fn count_names(mut ledger: LedgerReader) -> Result<HashMap<TreePath, u64>> {
+    let mut names = HashMap::new();
+    while let Some(entry) = ledger.next_entry()? {
+        if entry.links > 1 {
+            let first = entry.entry.link_to.unwrap_or(entry.entry.path);
+            *names.entry(first).or_insert(0) += 1;
+        }
+    }
+    Ok(names)
+}
+
+fn fate_of(wipeability: Wipeability) -> Fate {
+    match wipeability {
+        Wipeability::InPlace => Fate::OverwrittenInPlace,
+        Wipeability::BestEffort => Fate::BestEffort,
+        Wipeability::Never => Fate::CannotBeWiped,
+    }
+}
+
+impl Work<'_, '_> {
+    fn tree(&mut self, root: &Rc<OwnedFd>) -> Result<()> {
+        let names = self.list(root, &TreePath::root())?;
+        let mut levels =
+            vec![Level { directory: Rc::clone(root), path: TreePath::root(), names, known: true }];
+        while let Some(level) = levels.last_mut() {
+            self.wipe.observer.check()?;
+            if self.removals.len() >= BATCH {
+                self.flush(root)?;
+                continue;
+            }
+            let directory = Rc::clone(&level.directory);
+            let Some(name) = level.names.next() else {
+                let left = levels.pop();
+                if let (Some(left), Some(parent)) = (left, levels.last())
+                    && left.known
+                    && let Some(name) = left.path.name()
+                {
+                    self.removals.push(Removal::Directory {
+                        parent: Rc::clone(&parent.directory),
+                        name: name.to_vec(),
+                        path: left.path.clone(),
+                    });
+                }
+                continue;
+            };
+            let Ok(path) = level.path.join(&name) else { continue };
+            if let Some(level) = self.entry(&directory, name, path)? {
+                levels.push(level);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deals with one name; a directory comes back to be entered.
+    fn entry(
+        &mut self,
+        directory: &Rc<OwnedFd>,
+        name: Vec<u8>,
+        path: TreePath,
+    ) -> Result<Option<Level>> {
+        let stat = match rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(self.error("inspect", &path, error)),
+        };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+        if is_socket || (name.starts_with(PREFIX) && !is_directory) {
+            // A socket holds nothing and no copy; the other an earlier run took, and was
+            // interrupted.
+            self.destroy(directory, name, &path, &stat)?;
+            return Ok(None);
+        }
+        let expected = self.skip_to(Some(&path))?;
+        if is_directory {
+            let known =
+                expected.is_some_and(|entry| entry.entry.metadata.kind == EntryKind::Directory);
+            if !known {
+                return Ok(None);
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(directory, name.as_slice(), flags, Mode::empty())
+                .map_err(|error| self.error("open", &path, error))?;
+            let opened = Rc::new(opened);
+            let names = self.list(&opened, &path)?;
+            return Ok(Some(Level { directory: opened, path, names, known }));
+        }
+        let Some(expected) = expected else {
+            // Excluded from the migration, or made since: not ours to destroy.
+            return Ok(None);
+        };
+        if !is_as_verified(&expected, &stat) {
+            self.left(&path, expected.entry.metadata.size, "it changed after it was verified");
+            return Ok(None);
+        }
+        let taken = taken_name();
+        let renamed = self.wipe.hands.perform(Change::Rename, &self.shown(&path), || {
+            take(directory, &name, &taken).map_err(|error| self.error("rename", &path, error))
+        });
+        let destroyed = renamed.and_then(|()| self.destroy(directory, taken, &path, &stat));
+        let size = expected.entry.metadata.size;
+        match destroyed {
+            Ok(()) => {
+                if let Some(fate) = self.fate_of(&expected) {
+                    self.settle(&path, size, fate);
+                }
+            }
+            Err(Error::Io { source, .. }) => self.left(&path, size, &source.to_string()),
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    /// What becomes of a file, told at its first name.
+    fn fate_of(&self, entry: &LedgerEntry) -> Option<Fate> {
+        let manifest = &entry.entry;
+        if manifest.metadata.kind != EntryKind::Regular || manifest.link_to.is_some() {
+            return None;
+        }
+        let listed = self.names.get(&manifest.path).copied().unwrap_or(1);
+        Some(if entry.links > listed {
+            Fate::LinkedOutside
+        } else {
+            fate_of(self.wipe.wipeability)
+        })
+    }
+
+    /// Overwrites what was renamed to `name`, where that helps, and queues its removal.
+    fn destroy(
+        &mut self,
+        directory: &Rc<OwnedFd>,
+        name: Vec<u8>,
+        path: &TreePath,
+        stat: &Stat,
+    ) -> Result<()> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let last_name = stat.st_nlink == 1;
+        if last_name && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            self.overwrite(directory, &name, path, size)?;
+        }
+        let directory = Rc::clone(directory);
+        let removal = Removal::File { directory, name, path: path.clone() };
+        if last_name {
+            self.removals.push(removal);
+            Ok(())
+        } else {
+            // At once: the file's next name must see the true count.
+            self.remove(removal)
+        }
+    }
+
+    fn overwrite(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &TreePath,
+        size: u64,
+    ) -> Result<()> {
+        if self.wipe.wipeability == Wipeability::Never || size == 0 {
+            return Ok(());
+        }
+        let shown = self.shown(path);
+        let (hands, observer) = (self.wipe.hands, self.wipe.observer);
+        let buffer = &mut self.buffer;
+        hands.perform(Change::Overwrite, &shown, || {
+            let failed = |error: io::Error| Error::io("overwrite", &shown, error);
+            let file = open_for_writing(directory, name).map_err(failed)?;
+            overwrite_data(&file, size, buffer, observer).map_err(|error| match error.kind() {
+                io::ErrorKind::Interrupted => Error::Interrupted,
+                _ => failed(error),
+            })?;
+            if size > LARGE {
+                rustix::fs::fdatasync(&file).map_err(|error| failed(error.into()))?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.unsynced |= size <= LARGE;
+        Ok(())
+    }
+
+    /// Makes the overwrites durable, then removes what is queued.
+    fn flush(&mut self, root: &OwnedFd) -> Result<()> {
+        if std::mem::take(&mut self.unsynced) {
+            self.wipe.hands.perform(Change::Sync, &self.wipe.root, || {
+                rustix::fs::syncfs(root)
+                    .map_err(|error| Error::io("sync", &self.wipe.root, io::Error::from(error)))
+            })?;
+        }
+        for removal in std::mem::take(&mut self.removals) {
+            self.remove(removal)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, removal: Removal) -> Result<()> {
+        match removal {
+            Removal::File { directory, name, path } => {
+                let outcome = self.wipe.hands.perform(Change::Unlink, &self.shown(&path), || {
+                    rustix::fs::unlinkat(&directory, name.as_slice(), AtFlags::empty())
+                        .map_err(|error| self.error("remove", &path, error))
+                });
+                match outcome {
+                    Err(Error::Io { source, .. }) => self.left(&path, 0, &source.to_string()),
+                    outcome => outcome?,
+                }
+            }
+            Removal::Directory { parent, name, path } => {
+                let shown = self.shown(&path);
+                let outcome = self.wipe.hands.perform(Change::RemoveDirectory, &shown, || {
+                    match rustix::fs::unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR) {
+                        // It holds what is excluded, or what was left.
+                        Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(()),
+                        Err(error) => Err(self.error("remove", &path, error)),
+                    }
+                });
+                match outcome {
+                    Err(Error::Io { source, .. }) => self.left(&path, 0, &source.to_string()),
+                    outcome => outcome?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Skips the ledger's entries before `path` (all, for `None`): they are gone already. The
+    /// entry at `path`, if it has one.
+    fn skip_to(&mut self, path: Option<&TreePath>) -> Result<Option<LedgerEntry>> {
+        while let Some(entry) = self.next.take() {
+            match path {
+                Some(path) if entry.entry.path == *path => {
+                    self.next = self.ledger.next_entry()?;
+                    return Ok(Some(entry));
+                }
+                Some(path) if entry.entry.path > *path => {
+                    self.next = Some(entry);
+                    return Ok(None);
+                }
+                _ => {
+                    if let Some(fate) = self.fate_of(&entry) {
+                        let tally = self.account.tally(fate);
+                        tally.files += 1;
+                        tally.bytes += entry.entry.metadata.size;
+                    }
+                    self.next = self.ledger.next_entry()?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn list(&self, directory: &OwnedFd, path: &TreePath) -> Result<std::vec::IntoIter<Vec<u8>>> {
+        let failed = |error: Errno| self.error("list", path, error);
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort_unstable();
+        Ok(names.into_iter())
+    }
+
+    fn settle(&mut self, path: &TreePath, size: u64, fate: Fate) {
+        let tally = self.account.tally(fate);
+        tally.files += 1;
+        tally.bytes += size;
+        self.wipe.observer.advance(1, 0);
+        (self.wipe.sink)(path, fate);
+    }
+
+    fn left(&mut self, path: &TreePath, size: u64, why: &str) {
+        if self.account.left_paths.len() < 1000 {
+            self.account.left_paths.push((path.clone(), why.to_owned()));
+        }
+        self.settle(path, size, Fate::Left);
+    }
+
+    fn shown(&self, path: &TreePath) -> PathBuf {
+        if path.is_root() { self.wipe.root.clone() } else { self.wipe.root.join(path.as_path()) }
+    }
+
+    fn error(&self, doing: &'static str, path: &TreePath, error: Errno) -> Error {
+        Error::io(doing, &self.shown(path), io::Error::from(error))
+    }
+}
+
+#[cfg(test)]
+#[path = "wipe_tests.rs"]
+mod tests;

@@ -1,0 +1,425 @@
+//! `strongroom migrate` and `demo` on a real mount, with real stores: the way there, the way back,
+//! what is refused, and what happens when the program is killed.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "migrate/store.rs"]
+mod store;
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use store::{Image, Store};
+use support::{Ran, as_an_ordinary_user, fuse_is_here, kill, run, strongroom, wait_until};
+
+const COST: [&str; 4] = ["--kdf-memory", "64", "--kdf-iterations", "1"];
+
+fn migrate(store: &Store, command: &str) -> Command {
+    let mut migrate = strongroom();
+    migrate.args(["migrate", command]).current_dir(&store.root);
+    if command == "encrypt" || command == "plan" {
+        migrate.arg(store.data());
+    }
+    migrate.arg("--vault").arg(store.vault());
+    migrate.arg("--passphrase-file").arg(store.passphrase());
+    migrate
+}
+
+fn encrypt(store: &Store) -> Command {
+    let mut command = migrate(store, "encrypt");
+    command.args(COST).arg("--yes").arg("--mount").arg(store.mount_point());
+    command.arg("--config").arg(store.config());
+    command
+}
+
+fn rollback(store: &Store) -> Command {
+    let mut command = migrate(store, "rollback");
+    command.arg("--yes");
+    command
+}
+
+fn status(store: &Store) -> serde_json::Value {
+    let ran = run(migrate(store, "status").arg("--json")).expect(0);
+    ran.result()["migrations"].as_array().unwrap().last().cloned().unwrap_or_default()
+}
+
+/// The data are where they were, as they were, and nothing of the migration is left beside them.
+#[track_caller]
+fn expect_back(store: &Store, before: &Image) {
+    before.expect(&store.data());
+    assert_eq!(fs::read_to_string(store.config()).unwrap(), store.original_config());
+    let mut names: Vec<_> = fs::read_dir(&store.root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["app.yaml", "data", "passphrase", "vault"]);
+}
+
+#[test]
+fn a_store_goes_in_and_comes_back() {
+    if !fuse_is_here("a_store_goes_in_and_comes_back") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+
+    // Into the vault, the originals still there; and back.
+    let ran = run(encrypt(&store).args(["--keep-originals", "--json"])).expect(0);
+    assert_eq!(ran.result()["migration"]["phase"], "kept");
+    before.expect(&store.mount_point());
+    assert_eq!(fs::read_to_string(store.config()).unwrap(), store.edited_config());
+    assert!(!store.data().exists(), "the originals are out of the app's reach");
+    store.expect_nothing_readable();
+    run(&mut rollback(&store)).expect(0);
+    expect_back(&store, &before);
+
+    // Another vault, and the wipe.
+    fs::remove_dir_all(store.vault()).unwrap();
+    let ran = run(encrypt(&store).arg("--json")).expect(0);
+    assert_eq!(ran.result()["migration"]["phase"], "finished");
+    assert_eq!(ran.result()["wipe"]["left"]["files"], 0);
+    assert!(!store.data().exists());
+    before.expect(&store.mount_point());
+    store.expect_nothing_readable();
+    run(&mut migrate(&store, "verify")).expect(0);
+    assert_eq!(status(&store)["phase"], "finished");
+    run(&mut rollback(&store)).expect(0);
+    expect_back(&store, &before);
+    assert_eq!(store.rows(&store.data()), 500);
+}
+
+#[test]
+fn what_was_written_since_is_not_lost() {
+    if !fuse_is_here("what_was_written_since_is_not_lost") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    run(&mut encrypt(&store)).expect(0);
+    store.add_row(&store.mount_point());
+    let ran = run(rollback(&store).arg("--json")).expect(23);
+    let lost = ran.result()["differences"].to_string();
+    assert!(lost.contains("app.db"), "{lost}");
+    before.expect_but(&store.mount_point(), &["app.db"]);
+
+    run(rollback(&store).args(["--from", "vault"])).expect(0);
+    assert_eq!(store.rows(&store.data()), 501);
+    before.expect_but(&store.data(), &["app.db"]);
+    assert_eq!(fs::read_to_string(store.config()).unwrap(), store.original_config());
+}
+
+#[test]
+fn changes_can_be_discarded() {
+    if !fuse_is_here("changes_can_be_discarded") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    run(&mut encrypt(&store)).expect(0);
+    store.add_row(&store.mount_point());
+    run(rollback(&store).args(["--from", "snapshot"])).expect(23);
+    run(rollback(&store).args(["--from", "snapshot", "--discard-changes"])).expect(0);
+    expect_back(&store, &before);
+}
+
+#[test]
+fn in_place_and_with_a_symlink() {
+    if !fuse_is_here("in_place_and_with_a_symlink") {
+        return;
+    }
+    for mode in ["--in-place", "--symlink"] {
+        let store = Store::new();
+        let before = Image::of(&store.data());
+        let mut command = migrate(&store, "encrypt");
+        command.args(COST).args(["--yes", mode]);
+        if mode == "--symlink" {
+            command.arg("--mount").arg(store.mount_point());
+        }
+        run(&mut command).expect(0);
+        before.expect(&store.data());
+        store.add_row(&store.data());
+        assert_eq!(store.data().is_symlink(), mode == "--symlink");
+        run(strongroom().arg("umount").arg(store.data())).expect(0);
+        if mode == "--in-place" && rustix::process::geteuid().is_root() {
+            // An app started without its vault cannot write plaintext there.
+            assert!(fs::write(store.data().join("plaintext"), b"x").is_err());
+            assert_eq!(fs::read_dir(store.data()).unwrap().count(), 0);
+        }
+        run(rollback(&store).args(["--from", "vault"])).expect(0);
+        assert_eq!(store.rows(&store.data()), 501);
+        before.expect_but(&store.data(), &["app.db"]);
+    }
+}
+
+#[test]
+fn refusals_leave_everything_as_it_was() {
+    if !fuse_is_here("refusals_leave_everything_as_it_was") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    let untouched = || {
+        before.expect(&store.data());
+        assert_eq!(fs::read_to_string(store.config()).unwrap(), store.original_config());
+    };
+
+    // A process that holds a file.
+    let mut holder = Command::new("sleep")
+        .arg("1000")
+        .stdin(fs::File::open(store.data().join("app.db")).unwrap())
+        .spawn()
+        .unwrap();
+    let ran = run(&mut encrypt(&store)).expect(28);
+    assert!(ran.stderr.contains(&format!("sleep (process {}", holder.id())), "{}", ran.stderr);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    untouched();
+    assert!(!store.vault().exists());
+
+    // A mount point that is not empty.
+    fs::create_dir(store.mount_point()).unwrap();
+    fs::write(store.mount_point().join("file"), b"x").unwrap();
+    run(&mut encrypt(&store)).expect(16);
+    fs::remove_dir_all(store.mount_point()).unwrap();
+    untouched();
+
+    // A configuration that names something else.
+    let other = store.root.join("other.yaml");
+    fs::write(&other, "a: /elsewhere\n").unwrap();
+    let ran = run(encrypt(&store).arg("--config").arg(&other)).expect(1);
+    assert!(ran.stderr.contains("names nothing in the source"), "{}", ran.stderr);
+    fs::remove_file(&other).unwrap();
+    untouched();
+
+    // No answer, and nobody to ask.
+    let mut unanswered = migrate(&store, "encrypt");
+    unanswered.arg("--mount").arg(store.mount_point()).arg("--config").arg(store.config());
+    run(&mut unanswered).expect(23);
+    untouched();
+
+    // The source inside the vault, and the other way round.
+    let mut inside = migrate(&store, "encrypt");
+    inside.arg("--yes").arg("--mount").arg(store.data().join("mount"));
+    run(&mut inside).expect(2);
+    untouched();
+
+    // The wrong passphrase; a vault that holds something.
+    run(&mut encrypt(&store)).expect(0);
+    run(&mut rollback(&store)).expect(0);
+    expect_back(&store, &before);
+    run(&mut encrypt(&store)).expect(15);
+    expect_back(&store, &before);
+    fs::write(store.passphrase(), "wrong").unwrap();
+    run(&mut encrypt(&store)).expect(10);
+    untouched();
+}
+
+#[test]
+fn a_second_run_is_refused_while_one_is_unfinished() {
+    if !fuse_is_here("a_second_run_is_refused_while_one_is_unfinished") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    // Without an answer to the wipe the migration waits.
+    run(encrypt(&store).arg("--health-command").arg("true")).expect(0);
+    run(&mut rollback(&store)).expect(0);
+    fs::remove_dir_all(store.vault()).unwrap();
+
+    let unfinished = run(encrypt(&store).args(["--set", "app.yaml:other=2"]).args([
+        "--stop-command",
+        // The source changes under the migration's feet.
+        &format!("sh -c 'sleep 0.3; touch {}' &", store.data().join("sub/late").display()),
+    ]));
+    if unfinished.code == Some(0) {
+        panic!("{}", unfinished.stdout);
+    }
+    assert_eq!(unfinished.code, Some(21), "{}", unfinished.stderr);
+    let mut elsewhere = migrate(&store, "encrypt");
+    elsewhere.args(COST).args(["--yes", "--in-place"]);
+    let again = run(&mut elsewhere);
+    assert_eq!(again.code, Some(27), "{}", again.stderr);
+    assert!(again.stderr.contains("migrate resume"), "{}", again.stderr);
+    let mut other_vault = strongroom();
+    other_vault.args(["migrate", "encrypt"]).arg(store.data()).args(["--in-place", "--yes"]);
+    other_vault.arg("--vault").arg(store.root.join("vault2"));
+    other_vault.arg("--passphrase-file").arg(store.passphrase()).args(COST);
+    assert_eq!(run(&mut other_vault).code, Some(27));
+
+    fs::remove_file(store.data().join("sub/late")).unwrap();
+    before.expect_times_aside(&store.data());
+    run(migrate(&store, "resume").arg("--yes")).expect(0);
+    before.expect_times_aside(&store.mount_point());
+}
+
+#[test]
+fn an_app_that_is_not_well_gets_its_data_back() {
+    if !fuse_is_here("an_app_that_is_not_well_gets_its_data_back") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    let ran = run(encrypt(&store).args(["--start-command", "false"])).expect(30);
+    assert!(ran.stderr.contains("everything is as it was before"), "{}", ran.stderr);
+    expect_back(&store, &before);
+    assert_eq!(status(&store)["phase"], "rolled-back");
+}
+
+/// Asked to stop, it stops between two steps, and says how to go on.
+#[test]
+fn interrupts_stop_it_cleanly() {
+    if !fuse_is_here("interrupts_stop_it_cleanly") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    let marker = store.root.join("stopping");
+    let child = encrypt(&store)
+        .args(["--stop-command", &format!("touch {}; sleep 1", marker.display())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the stop command", || marker.exists());
+    kill(child.id(), "INT");
+    let ran = Ran::of(child.wait_with_output().unwrap()).expect(130);
+    assert!(ran.stderr.contains("migrate resume"), "{}", ran.stderr);
+    fs::remove_file(marker).unwrap();
+    before.expect(&store.data());
+    assert_eq!(status(&store)["phase"], "begun");
+    run(&mut rollback(&store)).expect(0);
+    expect_back(&store, &before);
+}
+
+/// Killed at whatever moment it happens to be: the status can be told, and both ways out work.
+#[test]
+fn killed_at_any_moment() {
+    if !fuse_is_here("killed_at_any_moment") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    let begun = std::time::Instant::now();
+    run(&mut encrypt(&store)).expect(0);
+    let whole = begun.elapsed();
+    run(&mut rollback(&store)).expect(0);
+    expect_back(&store, &before);
+
+    const ROUNDS: u32 = 8;
+    for round in 0..ROUNDS {
+        let _ = fs::remove_dir_all(store.vault());
+        let mut child =
+            encrypt(&store).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole * (round + 1) / (ROUNDS + 1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !store.vault().join("vault.json").exists() {
+            before.expect(&store.data());
+            let _ = fs::remove_dir_all(store.root.join(".vault.being-made"));
+            continue;
+        }
+        let status = status(&store);
+        let what = format!("round {round}: {status}");
+        if status.is_null() {
+            before.expect(&store.data());
+            run(&mut encrypt(&store)).expect(0);
+        } else if round % 2 == 0 {
+            let ran = run(migrate(&store, "resume").arg("--yes"));
+            assert_eq!(ran.code, Some(0), "{what}: {}", ran.stderr);
+            before.expect(&store.mount_point());
+        }
+        let ran = run(&mut rollback(&store));
+        assert_eq!(ran.code, Some(0), "{what}: {}", ran.stderr);
+        expect_back(&store, &before);
+    }
+}
+
+#[test]
+fn a_plan_changes_nothing() {
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    let mut plan = migrate(&store, "plan");
+    plan.arg("--mount").arg(store.mount_point()).arg("--config").arg(store.config());
+    let ran = run(plan.arg("--json")).expect(0);
+    let plan = ran.result();
+    assert_eq!(plan["blockers"], serde_json::json!([]));
+    assert!(plan["edits"][0]["diff"].as_str().unwrap().contains("mount"), "{plan}");
+    assert_eq!(plan["inventory"]["sparse"], 1);
+    expect_unmade(&store);
+    before.expect(&store.data());
+}
+
+fn expect_unmade(store: &Store) {
+    assert!(!store.vault().exists() && !store.mount_point().exists());
+    assert_eq!(fs::read_to_string(store.config()).unwrap(), store.original_config());
+}
+
+/// Neither the arguments nor the environment of any process hold the passphrase.
+#[test]
+fn the_passphrase_is_nowhere() {
+    if !fuse_is_here("the_passphrase_is_nowhere") {
+        return;
+    }
+    let store = Store::new();
+    run(&mut encrypt(&store)).expect(0);
+    let secret = fs::read(store.passphrase()).unwrap();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        for name in ["cmdline", "environ"] {
+            let bytes = fs::read(process.path().join(name)).unwrap_or_default();
+            assert!(!bytes.windows(secret.len()).any(|part| part == secret), "{process:?}");
+        }
+    }
+    run(&mut rollback(&store)).expect(0);
+}
+
+fn demo(parent: &Path) -> Command {
+    let mut demo = strongroom();
+    demo.arg("demo").arg("--directory").arg(parent);
+    demo
+}
+
+#[test]
+fn the_demo_leaves_nothing() {
+    if !fuse_is_here("the_demo_leaves_nothing") {
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let ran = run(demo(parent.path()).arg("--json")).expect(0);
+    assert_eq!(ran.result()["steps"].as_array().unwrap().len(), 6);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    assert!(
+        !fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains(parent.path().to_str().unwrap())
+    );
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    if !fuse_is_here("an_interrupted_demo_leaves_nothing") {
+        return;
+    }
+    for milliseconds in [100, 700, 1500, 2500] {
+        let parent = tempfile::tempdir().unwrap();
+        let child =
+            demo(parent.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("the demo's directory", || {
+            fs::read_dir(parent.path()).unwrap().next().is_some()
+        });
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        // It may be done already.
+        let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        assert!(matches!(ran.code, Some(0 | 130)), "{:?} {}", ran.code, ran.stderr);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "{milliseconds}");
+    }
+}
+
+#[test]
+fn everything_works_as_an_ordinary_user() {
+    as_an_ordinary_user("everything_works_as_an_ordinary_user");
+}
