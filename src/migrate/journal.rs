@@ -37,7 +37,7 @@ const TEMPORARY: &[u8] = b"journal.new";
 /// The version of the journal's format.
 const VERSION: u32 = 1;
 /// Longest journal that is read. It holds the configuration files twice, each at most
-/// [`super::switch::CONFIG_LIMIT`].
+/// `CONFIG_LIMIT`.
 const LIMIT: u64 = 256 << 20;
 /// Longest header line.
 const HEADER_LIMIT: usize = 4096;

@@ -1,6 +1,6 @@
 //! Owns migrations: plan, journal, execution, verification, the switch, the wipe and the way
 //! back. It must know nothing of FUSE or of the vault's insides: a [`Mounter`] and a vault's
-//! [`environment`] are given to it.
+//! `environment` are given to it.
 
 mod account;
 mod blocker;

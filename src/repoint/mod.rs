@@ -3,7 +3,7 @@
 //! know nothing of migrations, vaults or profiles: it maps bytes to bytes, except for
 //! [`replace_file`], which puts them on disk.
 //!
-//! [`repoint`] and [`set`] make the edits, [`revert`] takes them back even from a file that was
+//! [`repoint`] and [`set`] make the edits, [`revert()`] takes them back even from a file that was
 //! edited by somebody else since, [`diff`] shows them.
 
 mod compose;
@@ -187,7 +187,7 @@ pub struct Record {
 }
 
 impl Repointed {
-    /// What to keep, to [`revert`] it. `original` is the text that was edited.
+    /// What to keep, to [`revert()`] it. `original` is the text that was edited.
     pub fn record(&self, format: Format, original: &[u8]) -> Record {
         Record {
             format,

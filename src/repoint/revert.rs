@@ -11,7 +11,7 @@ pub(super) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// See [`super::revert`].
+/// See [`super::revert()`].
 pub(super) fn revert(current: &[u8], record: &Record) -> Result<Reverted, Error> {
     let found = digest(current);
     if found == record.after {

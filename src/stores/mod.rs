@@ -3,7 +3,7 @@
 //! profiles. Nothing here changes a byte, a name or a modification time of what it looks at.
 //!
 //! [`scan`] finds the components of a tree, [`check`] runs a store's own check, [`summary`] tells
-//! facts to compare before and after a copy, [`open_files`] tells which processes are in the way.
+//! facts to compare before and after a copy, [`open_files()`] tells which processes are in the way.
 
 mod error;
 mod open_files;

@@ -25,7 +25,7 @@ const XATTRS_MAX: usize = 4096 - 36;
 /// Entries taken from a listing at once.
 const LISTING_PIECE: usize = 64;
 
-/// What happened, as [`super::crash`] records it.
+/// What happened, as [`crate::backing::crash`] records it.
 #[derive(Clone, Debug)]
 pub(in crate::backing) enum Event {
     /// A change.
