@@ -34,3 +34,10 @@ pub enum Error {
         detail: String,
     },
 }
+
+impl Error {
+    /// An [`Error::Io`].
+    pub(super) fn io(path: impl Into<PathBuf>, action: &'static str, source: io::Error) -> Self {
+        Self::Io { path: path.into(), action, source }
+    }
+}

@@ -5,9 +5,21 @@
 //! [`scan`] finds the components of a tree, [`check`] runs a store's own check, [`summary`] tells
 //! facts to compare before and after a copy, [`open_files()`] tells which processes are in the way.
 
+mod chroma;
+mod duckdb;
 mod error;
+mod lmdb;
+mod neo4j;
 mod open_files;
 mod path_text;
+mod postgres;
+mod redis;
+mod report;
+mod rocksdb;
+mod scan;
+mod scratch;
+mod source;
+mod sqlite;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -156,8 +168,8 @@ pub struct Summary {
 ///
 /// # Errors
 /// Where `root` itself can't be read; trouble below it is listed in [`Scan::unreadable`].
-pub fn scan(_root: &Path) -> Result<Scan, Error> {
-    Ok(Scan::default())
+pub fn scan(root: &Path) -> Result<Scan, Error> {
+    scan::scan(root)
 }
 
 /// Runs the store's own check, reading only. The store must be at rest: what a process writes
@@ -166,15 +178,24 @@ pub fn scan(_root: &Path) -> Result<Scan, Error> {
 /// # Errors
 /// Where its files can't be read. Damage is no error but [`Outcome::Damaged`].
 pub fn check(
-    _root: &Path,
-    _component: &Component,
-    _options: &CheckOptions,
+    root: &Path,
+    component: &Component,
+    options: &CheckOptions,
 ) -> Result<CheckReport, Error> {
-    Ok(CheckReport {
-        outcome: Outcome::NotChecked,
-        method: "nothing".to_owned(),
-        findings: Vec::new(),
-    })
+    let path = absolute(root, &component.path);
+    match component.kind {
+        StoreKind::Sqlite => sqlite::check(&path, options),
+        StoreKind::SqlCipher => {
+            Ok(report::not_checked("encrypted by the app: opaque to strongroom"))
+        }
+        StoreKind::Lmdb => lmdb::check(&source::Source::open(&path)?),
+        StoreKind::RocksDb | StoreKind::LevelDb => rocksdb::check(&path),
+        StoreKind::Chroma => chroma::check(&database(root, component)?, options),
+        StoreKind::DuckDb => duckdb::check(&path),
+        StoreKind::Postgres => postgres::check(&path),
+        StoreKind::Redis => redis::check(&redis_files(root, component)),
+        StoreKind::Neo4j => neo4j::check(&path),
+    }
 }
 
 /// Tells facts to compare before and after a copy. `None` where the store can't be read here (it
@@ -183,9 +204,53 @@ pub fn check(
 /// # Errors
 /// Where its files can't be read, or are damaged.
 pub fn summary(
-    _root: &Path,
-    _component: &Component,
-    _options: &CheckOptions,
+    root: &Path,
+    component: &Component,
+    options: &CheckOptions,
 ) -> Result<Option<Summary>, Error> {
-    Ok(None)
+    let path = absolute(root, &component.path);
+    match component.kind {
+        StoreKind::Sqlite => sqlite::summary(&path, options),
+        StoreKind::SqlCipher => Ok(None),
+        StoreKind::Lmdb => lmdb::summary(&source::Source::open(&path)?),
+        StoreKind::RocksDb | StoreKind::LevelDb => rocksdb::summary(&path),
+        StoreKind::Chroma => chroma::summary(&database(root, component)?, options),
+        StoreKind::DuckDb => duckdb::summary(&path),
+        StoreKind::Postgres => postgres::summary(&path),
+        StoreKind::Redis => redis::summary(&redis_files(root, component)),
+        StoreKind::Neo4j => neo4j::summary(&path),
+    }
 }
+
+/// A component's path on disk; the root itself for an empty one.
+fn absolute(root: &Path, path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() { root.to_path_buf() } else { root.join(path) }
+}
+
+/// The SQLite database of a Chroma component: its only file with SQLite's mark next to the index
+/// directories.
+fn database(root: &Path, component: &Component) -> Result<PathBuf, Error> {
+    let beside = |path: &&PathBuf| path.parent() == Some(component.path.as_path());
+    for file in component.files.iter().filter(beside) {
+        let path = root.join(file);
+        let source = source::Source::open_if_there(&path)?;
+        if let Some(source) = source
+            && source.head(sqlite::MAGIC.len())? == sqlite::MAGIC
+        {
+            return Ok(path);
+        }
+    }
+    Err(Error::Damaged {
+        path: absolute(root, &component.path),
+        detail: "its SQLite database is missing".to_owned(),
+    })
+}
+
+/// A Redis component's files, its main one first.
+fn redis_files(root: &Path, component: &Component) -> Vec<PathBuf> {
+    let others = component.files.iter().filter(|file| **file != component.path);
+    std::iter::once(&component.path).chain(others).map(|file| absolute(root, file)).collect()
+}
+
+#[cfg(test)]
+mod tests;
