@@ -34,8 +34,25 @@ pub struct ExtractOptions<'a> {
     pub devices: bool,
 }
 
+impl ExtractOptions<'_> {
+    /// Nothing is extracted.
+    pub(super) fn nothing() -> Self {
+        Self { targets: &[], select: &select_all, devices: false }
+    }
+}
+
 /// Takes the lines of an index.
 pub type TakeLine<'a> = dyn FnMut(&IndexEntry) -> Result<()> + 'a;
+
+/// Whose the directories are that an archive is extracted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Directories {
+    /// This archive's alone.
+    Own,
+    /// Those of several archives: they may be there already, and get their metadata from the
+    /// caller, when all is there.
+    Shared,
+}
 
 /// What was extracted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +97,7 @@ pub(super) type Failure = Mutex<Option<Error>>;
 /// Hands entries to the writers, small files by way of worker threads.
 pub(super) struct Extractor<'a, 'l> {
     options: &'a ExtractOptions<'a>,
+    directories: Directories,
     lines: Option<&'a mut TakeLine<'l>>,
     jobs: Sender<Job>,
     failure: &'a Failure,
@@ -94,13 +112,18 @@ pub(super) fn queue() -> (Sender<Job>, Receiver<Job>) {
 }
 
 /// What a worker thread does.
-pub(super) fn work(options: &ExtractOptions<'_>, jobs: &Receiver<Job>, failure: &Failure) {
+pub(super) fn work(
+    options: &ExtractOptions<'_>,
+    directories: Directories,
+    jobs: &Receiver<Job>,
+    failure: &Failure,
+) {
     for job in jobs {
         let Job { target, path, metadata, data, directory, answer } = job;
         let digest = Digest(Sha256::digest(&data).into());
         let written = target.map_or(Ok(()), |target| {
             write_file(options, target, &path, &metadata, &data)?;
-            release(options, directory)
+            release(options, directories, directory)
         });
         let failed = written.is_err();
         if let Err(error) = written {
@@ -128,9 +151,36 @@ fn write_file(
     Ok(file.finish(metadata)?)
 }
 
+fn make_directory(
+    options: &ExtractOptions<'_>,
+    directories: Directories,
+    target: usize,
+    path: &TreePath,
+) -> Result<()> {
+    let writer = writer(options, target)?;
+    match writer.create_directory(path) {
+        Err(error)
+            if directories == Directories::Shared && error.raw_os_error() == Some(libc::EEXIST) =>
+        {
+            match writer.existing(path)? {
+                Some(entry) if entry.metadata.kind == EntryKind::Directory => Ok(()),
+                _ => Err(error.into()),
+            }
+        }
+        made => Ok(made?),
+    }
+}
+
 /// Directories get their metadata when all they hold is complete.
-fn release(options: &ExtractOptions<'_>, directory: Option<Arc<Directory>>) -> Result<()> {
+fn release(
+    options: &ExtractOptions<'_>,
+    directories: Directories,
+    directory: Option<Arc<Directory>>,
+) -> Result<()> {
     Directory::release(directory, |Done { target, path, metadata }| {
+        if directories == Directories::Shared {
+            return Ok(());
+        }
         Ok(writer(options, target)?.set_metadata(&path, &metadata)?)
     })
 }
@@ -138,12 +188,14 @@ fn release(options: &ExtractOptions<'_>, directory: Option<Arc<Directory>>) -> R
 impl<'a, 'l> Extractor<'a, 'l> {
     pub(super) fn new(
         options: &'a ExtractOptions<'a>,
+        directories: Directories,
         jobs: Sender<Job>,
         failure: &'a Failure,
         lines: Option<&'a mut TakeLine<'l>>,
     ) -> Self {
         let extracted = Extracted::default();
-        Self { options, lines, jobs, failure, levels: Vec::new(), target: None, extracted }
+        let (levels, target) = (Vec::new(), None);
+        Self { options, directories, lines, jobs, failure, levels, target, extracted }
     }
 
     /// Lets the workers end; what was extracted.
@@ -177,7 +229,7 @@ impl<'a, 'l> Extractor<'a, 'l> {
                 continue;
             }
             if !level.path.is_root() {
-                writer(self.options, target)?.create_directory(&level.path)?;
+                make_directory(self.options, self.directories, target, &level.path)?;
             }
             self.extracted.entries += 1;
             let (path, metadata) = (level.path.clone(), level.metadata.clone());
@@ -208,7 +260,7 @@ impl Sink for Extractor<'_, '_> {
 
     fn leave(&mut self) -> Result<()> {
         let level = self.levels.pop();
-        release(self.options, level.and_then(|level| level.made))
+        release(self.options, self.directories, level.and_then(|level| level.made))
     }
 
     fn special(

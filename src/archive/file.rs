@@ -1,7 +1,7 @@
 //! Archive files: written under a temporary name, named when they are whole.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -76,11 +76,11 @@ impl PendingArchive {
         unchanged: &mut Unchanged<'_>,
         options: &WriteOptions<'_>,
     ) -> Result<Written> {
-        let mut file = self.open(OFlags::WRONLY | OFlags::TRUNC, "open")?;
+        let file = self.open(OFlags::WRONLY | OFlags::TRUNC, "open")?;
         let path = self.path();
         let id = ArchiveId::random();
-        let cipher = match keys {
-            None => None,
+        let (header, cipher) = match keys {
+            None => (Vec::new(), None),
             Some(keys) => {
                 let key = keys.archive_key(id);
                 let header = ArchiveHeader {
@@ -90,13 +90,13 @@ impl PendingArchive {
                     config: keys.config().clone(),
                 }
                 .encode(&key);
-                file.write_all(&header).map_err(Error::io("write", &path))?;
-                Some(segment_cipher(&key, &header))
+                let cipher = segment_cipher(&key, &header);
+                (header, Some(cipher))
             }
         };
         let capacity = if cipher.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
         let durable = file.try_clone().map_err(Error::io("open", &path))?;
-        let output = Output::new(file, &path, cipher, capacity);
+        let output = Output::new(file, &path, header, cipher, capacity);
         let written =
             write::write(output, keys.is_some(), id, description, sections, unchanged, options)?;
         durable.sync_all().map_err(Error::io("sync", &path))?;
@@ -108,7 +108,20 @@ impl PendingArchive {
     /// # Errors
     /// Those of [`ArchiveReader::open`].
     pub fn reader(&self, keyring: &Keyring) -> Result<ArchiveReader> {
-        ArchiveReader::of_file(self.open(OFlags::RDONLY, "open")?, &self.path(), keyring)
+        let file = self.open(OFlags::RDONLY, "open")?;
+        ArchiveReader::of_file(file, &self.path(), &|header| keyring.unlock(header))
+    }
+
+    /// The same, with the key set that it was written with.
+    ///
+    /// # Errors
+    /// Those of [`ArchiveReader::open`].
+    pub fn reader_with(&self, keys: Option<&KeySet>) -> Result<ArchiveReader> {
+        let file = self.open(OFlags::RDONLY, "open")?;
+        ArchiveReader::of_file(file, &self.path(), &|header| match keys {
+            Some(keys) => Ok(keys.archive_key(header.unverified().id)),
+            None => Err(Error::NoSecret),
+        })
     }
 
     /// Gives the archive its name; durable when this returns. Nothing is ever replaced.

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 use crate::crypto::SegmentCipher;
 use crate::format::archive::SegmentLayout;
+use crate::tree::Digest;
 
 /// Buffers on their way.
 const IN_FLIGHT: usize = 8;
@@ -25,16 +27,17 @@ pub(super) struct Output {
     capacity: usize,
     sender: Option<Sender<(Vec<u8>, bool)>>,
     empty: Receiver<Vec<u8>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<(u64, Digest)>>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
 impl Output {
-    /// Writes at the end of `file`: sealed in segments of `capacity` bytes where there is a
-    /// cipher.
+    /// Writes `header` to an empty file, and what is written behind it: sealed in segments of
+    /// `capacity` bytes where there is a cipher.
     pub(super) fn new(
         file: File,
         path: &Path,
+        header: Vec<u8>,
         cipher: Option<SegmentCipher>,
         capacity: usize,
     ) -> Self {
@@ -44,8 +47,16 @@ impl Output {
         let told = Arc::clone(&failure);
         let path = path.to_owned();
         let thread = std::thread::spawn(move || {
-            if let Err(error) = write_all(&file, &path, cipher.as_ref(), &full, &give_back) {
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            let mut file = Hashed { file, path, length: 0, hasher: Sha256::new() };
+            let written = file
+                .put(&header)
+                .and_then(|()| write_all(&mut file, cipher.as_ref(), &full, &give_back));
+            match written {
+                Ok(()) => Some((file.length, Digest(file.hasher.finalize().into()))),
+                Err(error) => {
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    None
+                }
             }
         });
         let buffer = Vec::with_capacity(capacity);
@@ -65,15 +76,16 @@ impl Output {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Error::Worker)
     }
 
-    /// Ends the file: all of it is written when this returns, though not yet durable.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Ends the file: all of it is written when this returns, though not yet durable. Its length
+    /// and its SHA-256.
+    pub(super) fn finish(mut self) -> Result<(u64, Digest)> {
         let sent = self.send(true);
         self.sender = None;
-        let joined = self.thread.take().is_none_or(|thread| thread.join().is_ok());
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error),
-            None if joined => sent,
-            None => Err(Error::Worker),
+        let joined = self.thread.take().and_then(|thread| thread.join().ok()).flatten();
+        match (sent, joined) {
+            (Ok(()), Some(written)) => Ok(written),
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(self.failure()),
         }
     }
 }
@@ -105,9 +117,25 @@ impl Write for Output {
     }
 }
 
+/// A file with the digest of what was written to it.
+struct Hashed {
+    file: File,
+    path: PathBuf,
+    length: u64,
+    hasher: Sha256,
+}
+
+impl Hashed {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
 fn write_all(
-    mut file: &File,
-    path: &Path,
+    file: &mut Hashed,
     cipher: Option<&SegmentCipher>,
     full: &Receiver<(Vec<u8>, bool)>,
     give_back: &Sender<Vec<u8>>,
@@ -117,7 +145,7 @@ fn write_all(
             let index = u32::try_from(index).map_err(|_| Error::TooLarge("2^32 segments"))?;
             cipher.seal(index, last, &mut buffer);
         }
-        file.write_all(&buffer).map_err(Error::io("write", path))?;
+        file.put(&buffer)?;
         // Nobody to take it back any more: then it goes.
         let _ = give_back.try_send(buffer);
     }

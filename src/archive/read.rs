@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::compress::decompressor;
 use super::error::{Error, Result};
-use super::extract::{self, ExtractOptions, Extracted, Extractor, TakeLine, select_all};
+use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
 use super::index::{Lines, parse_part, read_own};
 use super::keys::Keyring;
 use super::metadata::{
@@ -21,6 +21,7 @@ use super::pass::{self, Control, Passed};
 use super::pipe::{Ahead, Input};
 use super::tar::TarReader;
 use super::write::part_name;
+use crate::crypto::ArchiveKey;
 use crate::format::archive::{
     ArchiveFormatError, ArchiveHeader, Compression, FOOTER_LEN, Footer, PREFIX_LEN, SegmentLayout,
     UnverifiedHeader, header_len,
@@ -38,6 +39,9 @@ pub struct ArchiveReader {
     header: Option<ArchiveHeader>,
     metadata: ArchiveMetadata,
 }
+
+/// Finds the key that authenticates a header.
+pub(super) type Unlock<'a> = dyn Fn(&UnverifiedHeader) -> Result<ArchiveKey> + 'a;
 
 /// Reads a sealed archive's header without a key: how it is compressed and which key slots it
 /// has. `None` for an archive that is not sealed.
@@ -104,11 +108,11 @@ impl ArchiveReader {
     /// # Errors
     /// When it cannot be read, no secret of the ring opens it, or it was altered.
     pub fn open(path: &Path, keyring: &Keyring) -> Result<Self> {
-        let file = open_file(path)?;
-        Self::of_file(file, path, keyring)
+        Self::of_file(open_file(path)?, path, &|header| keyring.unlock(header))
     }
 
-    pub(super) fn of_file(file: File, path: &Path, keyring: &Keyring) -> Result<Self> {
+    /// Opens an archive of which the key set is known.
+    pub(super) fn of_file(file: File, path: &Path, unlock: &Unlock<'_>) -> Result<Self> {
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let (input, compression, header) = match read_header(&file, path)? {
             None => {
@@ -116,7 +120,7 @@ impl ArchiveReader {
                 (Input::plain(file, path, length), compression, None)
             }
             Some((header, header_len)) => {
-                let key = keyring.unlock(&header)?;
+                let key = unlock(&header)?;
                 let (header, cipher) = header.verify(&key).map_err(format_error(path))?;
                 let layout = SegmentLayout::new(header_len, header.segment_log2, length)
                     .map_err(format_error(path))?;
@@ -165,8 +169,7 @@ impl ArchiveReader {
     /// # Errors
     /// What is wrong with it.
     pub fn verify(&self, control: Control<'_>) -> Result<Passed> {
-        let nothing = ExtractOptions { targets: &[], select: &select_all, devices: false };
-        self.extract(&nothing, control).map(|(passed, _)| passed)
+        self.extract(&ExtractOptions::nothing(), control).map(|(passed, _)| passed)
     }
 
     /// Extracts in one pass, checking as [`Self::verify`] does. **What was written is to be
@@ -180,12 +183,28 @@ impl ArchiveReader {
         options: &ExtractOptions<'_>,
         control: Control<'_>,
     ) -> Result<(Passed, Extracted)> {
-        self.run(options, control, None)
+        self.run(options, Directories::Own, control, None)
+    }
+
+    /// As [`Self::extract`], for one of several archives that are extracted to the same place:
+    /// directories may be there already, and their metadata are left to the caller. Every line of
+    /// the index is given to `take`.
+    ///
+    /// # Errors
+    /// Those of [`Self::extract`], or of `take`.
+    pub fn extract_part(
+        &self,
+        options: &ExtractOptions<'_>,
+        control: Control<'_>,
+        take: &mut TakeLine<'_>,
+    ) -> Result<(Passed, Extracted)> {
+        self.run(options, Directories::Shared, control, Some(take))
     }
 
     fn run(
         &self,
         options: &ExtractOptions<'_>,
+        directories: Directories,
         control: Control<'_>,
         lines: Option<&mut TakeLine<'_>>,
     ) -> Result<(Passed, Extracted)> {
@@ -197,10 +216,10 @@ impl ArchiveReader {
         let passed = std::thread::scope(|scope| {
             for _ in 0..threads.clamp(2, 8) {
                 let (jobs, failure) = (jobs.clone(), &failure);
-                scope.spawn(move || extract::work(options, &jobs, failure));
+                scope.spawn(move || extract::work(options, directories, &jobs, failure));
             }
             drop(jobs);
-            let mut sink = Extractor::new(options, send, &failure, lines);
+            let mut sink = Extractor::new(options, directories, send, &failure, lines);
             let passed = pass::pass(tar, &self.metadata, &mut sink, control);
             let extracted = sink.close();
             passed.map(|passed| (passed, extracted))
@@ -220,8 +239,9 @@ impl ArchiveReader {
     /// What is wrong with the archive, or an error of `take`.
     pub fn index(&self, control: Control<'_>, take: &mut TakeLine<'_>) -> Result<Passed> {
         let Some(footer) = self.footer else {
-            let nothing = ExtractOptions { targets: &[], select: &select_all, devices: false };
-            return self.run(&nothing, control, Some(take)).map(|(passed, _)| passed);
+            return self
+                .run(&ExtractOptions::nothing(), Directories::Own, control, Some(take))
+                .map(|(passed, _)| passed);
         };
         let index = read_index(&mut self.tar_from(footer.index_offset)?)?;
         let mut lines = Lines::default();

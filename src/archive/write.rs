@@ -69,6 +69,10 @@ pub struct Written {
     pub entries: u64,
     /// What was noticed on the way.
     pub noticed: Noticed,
+    /// Bytes of the file.
+    pub file_len: u64,
+    /// SHA-256 of the file.
+    pub sha256: Digest,
 }
 
 /// Writes a whole archive to `output`.
@@ -127,8 +131,7 @@ pub(super) fn write(
         drop(items);
         let walked = walk.join().map_err(|_| Error::Worker)?;
         written?;
-        let (amount, entries, noticed) = writer.finish(sealed, walked?)?;
-        Ok(Written { metadata, amount, entries, noticed })
+        writer.finish(sealed, walked?, metadata)
     })
 }
 
@@ -162,7 +165,12 @@ impl Writer<'_> {
     }
 
     /// The rest of the index, and the end.
-    fn finish(mut self, sealed: bool, walked: Noticed) -> Result<(Amount, u64, Noticed)> {
+    fn finish(
+        mut self,
+        sealed: bool,
+        walked: Noticed,
+        metadata: ArchiveMetadata,
+    ) -> Result<Written> {
         self.end_part()?;
         let index_offset = self.output.cut().map_err(Error::from_io)?;
         let sha256 = Digest(std::mem::take(&mut self.hash).finalize().into());
@@ -176,10 +184,12 @@ impl Writer<'_> {
             let footer: [u8; FOOTER_LEN] = Footer { index_offset, compressed_len }.encode();
             output.write_all(&footer).map_err(Error::from_io)?;
         }
-        output.finish()?;
+        let (file_len, sha256) = output.finish()?;
         let Noticed { unstable, mut vanished, .. } = self.noticed;
         vanished.extend(walked.vanished);
-        Ok((self.amount, self.entries, Noticed { unstable, vanished, ..walked }))
+        let noticed = Noticed { unstable, vanished, ..walked };
+        let (amount, entries) = (self.amount, self.entries);
+        Ok(Written { metadata, amount, entries, noticed, file_len, sha256 })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

@@ -23,6 +23,7 @@ use super::error::{Error, Operation, Result};
 use super::path::{PathText, TreePath};
 use super::types::{Entry, EntryKind};
 use super::{ContentReader, Exclude, TreeReader, Walk};
+pub use write::Rename;
 
 /// Bytes of a path handed to the kernel at once; `PATH_MAX` is 4096 with its NUL.
 const PATH_CHUNK: usize = 4000;
@@ -118,6 +119,19 @@ impl LocalTree {
             Durability::EachFile => true,
         };
         self
+    }
+
+    /// The names in a directory, sorted by their bytes.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn names(&self, directory: &TreePath) -> Result<Vec<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
+        let names = self
+            .open_below(directory.as_bytes(), flags, Mode::empty())
+            .and_then(|opened| names::Names::list(opened.as_fd()))
+            .map_err(|errno| self.error(Operation::List, directory, errno))?;
+        Ok((0..).map_while(|index| names.get(index).map(<[u8]>::to_vec)).collect())
     }
 
     /// Opens `path` without following symlinks, anywhere in it.

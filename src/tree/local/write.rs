@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::super::error::{Error, Operation, Result};
@@ -136,7 +136,40 @@ impl TreeWriter for LocalTree {
     }
 }
 
+/// How [`LocalTree::rename`] treats what is at the new place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rename {
+    /// It is an error (`EEXIST`).
+    NoReplace,
+    /// The two change places, in one step.
+    Exchange,
+}
+
 impl LocalTree {
+    /// Renames an entry, within the filesystem. Neither path is followed through a symlink.
+    ///
+    /// # Errors
+    /// `EEXIST` and `ENOENT` as [`Rename`] says; `EINVAL` where the filesystem has no such rename.
+    pub fn rename(&self, from: &TreePath, to: &TreePath, how: Rename) -> Result<()> {
+        let error = |errno| self.error(Operation::Rename, from, errno);
+        let (old, old_name) = self.parent(from).map_err(error)?;
+        let (new, new_name) = self.parent(to).map_err(error)?;
+        let flags = match how {
+            Rename::NoReplace => RenameFlags::NOREPLACE,
+            Rename::Exchange => RenameFlags::EXCHANGE,
+        };
+        match rustix::fs::renameat_with(&old, old_name, &new, new_name, flags) {
+            Err(Errno::INVAL | Errno::NOSYS) if how == Rename::NoReplace => {
+                // The next best: a file made there between the two steps would be replaced.
+                if inspect::stat(new.as_fd(), new_name).is_ok() {
+                    return Err(error(Errno::EXIST));
+                }
+                rustix::fs::renameat(&old, old_name, &new, new_name).map_err(error)
+            }
+            renamed => renamed.map_err(error),
+        }
+    }
+
     fn sync_directory(&self, path: &TreePath) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
         self.open_below(path.as_bytes(), flags, Mode::empty())
