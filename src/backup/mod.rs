@@ -1,1 +1,31 @@
 //! Owns backups: create, restore, verify, retention, schedule. Names neither FUSE nor the vault's insides.
+
+mod base;
+mod catalog;
+mod chain;
+mod create;
+mod details;
+mod error;
+mod filter;
+mod name;
+mod place;
+mod restore;
+mod retention;
+mod sidecar;
+mod verify;
+
+pub use catalog::{Backup, Catalog, Lock};
+pub use chain::{Chain, Restored, Selected};
+pub use create::{BaseBackup, CreateRequest, Created, Source, create, find_base, make_output};
+pub use details::{Component, Details};
+pub use error::{Error, Result};
+pub use filter::{Filter, Terms};
+pub use name::{BackupName, name_of, sidecar_path};
+pub use place::{Extent, Place, Placed};
+pub use restore::{RestoreOutcome, RestoreRequest, StoreCheck, Target, check_stores, restore};
+pub use retention::{Decision, Policy, Reason, decide};
+pub use sidecar::{ComponentNote, Sidecar};
+pub use verify::{test_restore, verify_checksum, verify_whole};
+
+#[cfg(test)]
+mod tests;

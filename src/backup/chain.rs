@@ -1,0 +1,301 @@
+//! A backup with all that it needs, and restoring what it is a backup of.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use super::catalog::Catalog;
+use super::error::{Error, Result};
+use crate::archive::{
+    self, ArchiveId, ArchiveReader, Control, ExtractOptions, IndexEntry, Keyring, SectionName,
+    Select, Where,
+};
+use crate::tree::{Digest, EntryKind, Metadata, TreePath, TreeWriter};
+
+/// A backup opened, with the archives that it needs.
+pub struct Chain {
+    last: ArchiveReader,
+    needed: HashMap<ArchiveId, ArchiveReader>,
+}
+
+/// What was restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Entries made.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Sockets: listed in the backup, and not made again.
+    pub sockets: u64,
+}
+
+/// What a backup holds of what is selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selected {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+}
+
+/// A selected file that another archive stores.
+struct Elsewhere {
+    digest: Digest,
+    found: bool,
+}
+
+/// What is left to do when all files are there.
+#[derive(Default)]
+struct Rest {
+    links: Vec<(SectionName, TreePath, TreePath)>,
+    directories: Vec<(SectionName, TreePath, Metadata)>,
+    elsewhere: HashMap<ArchiveId, HashMap<[u8; 16], Elsewhere>>,
+    sockets: u64,
+    selected: Selected,
+}
+
+impl Chain {
+    /// Opens a backup, and the ones that it needs, which lie in the same directory.
+    ///
+    /// # Errors
+    /// When one is missing, or cannot be opened.
+    pub fn open(path: &Path, keyring: &Keyring) -> Result<Self> {
+        let last = ArchiveReader::open(path, keyring)?;
+        let links = &last.metadata().chain;
+        let mut needed = HashMap::new();
+        if !links.is_empty() {
+            let directory = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            let catalog = Catalog::read(directory)?;
+            for (id, path) in catalog.resolve(path, links)? {
+                let reader = ArchiveReader::open(&path, keyring)?;
+                if reader.metadata().id != id {
+                    let file = reader.path().display().to_string();
+                    return Err(Error::MissingLink { path: path.clone(), file, id });
+                }
+                needed.insert(id, reader);
+            }
+        }
+        Ok(Self { last, needed })
+    }
+
+    /// The backup itself.
+    pub fn reader(&self) -> &ArchiveReader {
+        &self.last
+    }
+
+    /// The archives that it needs.
+    pub fn needed(&self) -> impl Iterator<Item = &ArchiveReader> {
+        self.needed.values()
+    }
+
+    /// How much is selected.
+    ///
+    /// # Errors
+    /// What is wrong with the index.
+    pub fn measure(&self, select: Select<'_>, control: Control<'_>) -> Result<Selected> {
+        let mut selected = Selected::default();
+        self.last.index(control, &mut |line| {
+            let metadata = &line.entry.metadata;
+            if select(&line.section, &line.entry.path, metadata.kind) {
+                selected.entries += 1;
+                if line.entry.link_to.is_none() {
+                    selected.bytes = selected.bytes.saturating_add(metadata.size);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(selected)
+    }
+
+    /// Restores what is selected to empty places, one writer for each section. To be relied on
+    /// only when this returns; the caller syncs the writers.
+    ///
+    /// # Errors
+    /// What is wrong with an archive, or a writer's.
+    pub fn restore(
+        &self,
+        targets: &[(SectionName, &dyn TreeWriter)],
+        select: Select<'_>,
+        devices: bool,
+        control: Control<'_>,
+    ) -> Result<Restored> {
+        // Another name of a file is made of its first one, which then goes again.
+        let borrowed = self.first_names(targets, select, control)?;
+        let select_more = |section: &SectionName, path: &TreePath, kind: EntryKind| {
+            select(section, path, kind) || borrowed.contains_key(&key(section, path))
+        };
+        let options = ExtractOptions { targets, select: &select_more, devices };
+        let mut rest = Rest::default();
+        let (_, extracted) = self.last.extract_part(&options, control, &mut |line| {
+            let (section, path, kind) = (&line.section, &line.entry.path, line.entry.metadata.kind);
+            let wanted = targets.iter().any(|(name, _)| name == section);
+            if wanted && (kind == EntryKind::Directory || select_more(section, path, kind)) {
+                rest.add(line);
+            }
+            Ok(())
+        })?;
+        let mut restored =
+            Restored { entries: extracted.entries, bytes: extracted.bytes, sockets: rest.sockets };
+        for (id, files) in &mut rest.elsewhere {
+            let reader = self.needed.get(id).ok_or(Error::Incomplete {
+                missing: files.len() as u64,
+                expected: rest.selected.entries,
+            })?;
+            let extracted = restore_part(reader, files, &options, control)?;
+            restored.entries += extracted.entries;
+            restored.bytes += extracted.bytes;
+            let missing = files.values().filter(|file| !file.found).count() as u64;
+            if missing > 0 {
+                return Err(Error::Incomplete { missing, expected: files.len() as u64 });
+            }
+        }
+        let writer = |section: &SectionName| {
+            targets.iter().find(|(name, _)| name == section).map(|(_, writer)| *writer)
+        };
+        for (section, first, path) in &rest.links {
+            if let Some(writer) = writer(section) {
+                writer.hard_link(first, path)?;
+                restored.entries += 1;
+            }
+        }
+        for (section, path) in borrowed.values() {
+            if let Some(writer) = writer(section) {
+                writer.remove(path)?;
+                restored.entries = restored.entries.saturating_sub(1);
+            }
+        }
+        // The innermost first: whatever is made in a directory changes its times.
+        for (section, path, metadata) in rest.directories.iter().rev() {
+            if let Some(writer) = writer(section)
+                && writer.existing(path)?.is_some()
+            {
+                writer.set_metadata(path, metadata)?;
+            }
+        }
+        Ok(restored)
+    }
+
+    /// First names that are not selected, of files of which a later name is.
+    fn first_names(
+        &self,
+        targets: &[(SectionName, &dyn TreeWriter)],
+        select: Select<'_>,
+        control: Control<'_>,
+    ) -> Result<HashMap<[u8; 16], (SectionName, TreePath)>> {
+        let mut borrowed = HashMap::new();
+        let quiet = Control { cancelled: control.cancelled, progress: &() };
+        self.last.index(quiet, &mut |line| {
+            let IndexEntry { section, entry, .. } = line;
+            let kind = entry.metadata.kind;
+            if let Some(first) = &entry.link_to
+                && targets.iter().any(|(name, _)| name == section)
+                && select(section, &entry.path, kind)
+                && !select(section, first, kind)
+            {
+                borrowed.insert(key(section, first), (section.clone(), first.clone()));
+            }
+            Ok(())
+        })?;
+        Ok(borrowed)
+    }
+
+    /// Checks that every archive of the chain is whole, and that what the backup needs of the
+    /// others is in them.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn verify(&self, control: Control<'_>) -> Result<archive::Passed> {
+        let passed = self.last.verify(control)?;
+        let mut rest = Rest::default();
+        let quiet = Control { cancelled: control.cancelled, progress: &() };
+        if !self.needed.is_empty() {
+            self.last.index(quiet, &mut |line| {
+                rest.add(line);
+                Ok(())
+            })?;
+        }
+        for (id, files) in &mut rest.elsewhere {
+            let expected = files.len() as u64;
+            let reader =
+                self.needed.get(id).ok_or(Error::Incomplete { missing: expected, expected })?;
+            reader.index(quiet, &mut |line| find(files, line))?;
+            let missing = files.values().filter(|file| !file.found).count() as u64;
+            if missing > 0 {
+                return Err(Error::Incomplete { missing, expected });
+            }
+        }
+        Ok(passed)
+    }
+}
+
+impl Rest {
+    fn add(&mut self, line: &IndexEntry) {
+        let IndexEntry { section, entry, stored, .. } = line;
+        self.selected.entries += 1;
+        let path = entry.path.clone();
+        match (stored, &entry.link_to) {
+            (Where::Here, _) if entry.metadata.kind == EntryKind::Directory => {
+                self.directories.push((section.clone(), path, entry.metadata.clone()));
+            }
+            (Where::In(_), Some(first)) => {
+                self.links.push((section.clone(), first.clone(), path));
+            }
+            (Where::In(id), None) => {
+                let digest = entry.sha256.unwrap_or(Digest([0; 32]));
+                let file = Elsewhere { digest, found: false };
+                self.elsewhere.entry(*id).or_default().insert(key(section, &path), file);
+            }
+            (Where::Nowhere, _) => self.sockets += 1,
+            (Where::Here, _) => {}
+        }
+    }
+}
+
+/// Restores those of an archive's files that a later one needs.
+fn restore_part(
+    reader: &ArchiveReader,
+    files: &mut HashMap<[u8; 16], Elsewhere>,
+    options: &ExtractOptions<'_>,
+    control: Control<'_>,
+) -> Result<archive::Extracted> {
+    let wanted: std::collections::HashSet<[u8; 16]> = files.keys().copied().collect();
+    let select = |section: &SectionName, path: &TreePath, kind: EntryKind| {
+        kind == EntryKind::Regular && wanted.contains(&key(section, path))
+    };
+    let options = ExtractOptions { select: &select, ..*options };
+    let (_, mut extracted) =
+        reader.extract_part(&options, control, &mut |line| find(files, line))?;
+    // Directories on the way there were counted with the last archive.
+    extracted.entries = files.len() as u64;
+    Ok(extracted)
+}
+
+/// Marks a file that an archive of the chain stores.
+fn find(files: &mut HashMap<[u8; 16], Elsewhere>, line: &IndexEntry) -> archive::Result<()> {
+    if line.stored != Where::Here || line.entry.link_to.is_some() {
+        return Ok(());
+    }
+    let Some(file) = files.get_mut(&key(&line.section, &line.entry.path)) else { return Ok(()) };
+    if line.entry.sha256 != Some(file.digest) {
+        return Err(archive::Error::Mismatch {
+            entry: format!("{}/{}", line.section, line.entry.path),
+            problem: "an earlier archive of the chain stores something else",
+        });
+    }
+    file.found = true;
+    Ok(())
+}
+
+/// Enough of a digest to tell entries apart, in little memory.
+fn key(section: &SectionName, path: &TreePath) -> [u8; 16] {
+    let mut hasher = Sha256::new();
+    hasher.update(section.as_str().as_bytes());
+    hasher.update([0]);
+    hasher.update(path.as_bytes());
+    let digest: [u8; 32] = hasher.finalize().into();
+    *digest.first_chunk().expect("32 bytes")
+}

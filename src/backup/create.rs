@@ -1,0 +1,218 @@
+//! Making a backup.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::base::Base;
+use super::catalog::{Backup, Catalog};
+use super::details::Details;
+use super::error::Result;
+use super::filter::Filter;
+use super::name::BackupName;
+use super::sidecar::{ComponentNote, Sidecar};
+use crate::archive::{
+    ArchiveId, ArchiveKind, ArchiveReader, ChainLink, Control, Description, KeySet, Noticed,
+    PendingArchive, Section, SectionName, WriteOptions, Written,
+};
+use crate::tree::{Digest, Entry, EntryKind, Timestamp, TreePath, TreeReader};
+
+/// One tree of a backup.
+pub struct Source<'a> {
+    /// Its section in the archive.
+    pub section: SectionName,
+    /// Where it lies, to be noted.
+    pub path: PathBuf,
+    /// How it is read.
+    pub reader: &'a dyn TreeReader,
+}
+
+/// The backup that another one builds on.
+pub struct BaseBackup<'a> {
+    /// Opened.
+    pub reader: &'a ArchiveReader,
+    /// Its name, taken apart.
+    pub name: BackupName,
+}
+
+/// What is to be backed up, and how.
+pub struct CreateRequest<'a> {
+    /// What the backup is of; the beginning of its file name.
+    pub name: &'a str,
+    /// Full, or on top of `base`.
+    pub kind: ArchiveKind,
+    /// For all kinds but a full one.
+    pub base: Option<BaseBackup<'a>>,
+    /// Where it goes. Its [`super::Lock`] is held.
+    pub catalog: &'a Catalog,
+    /// The trees.
+    pub sources: &'a [Source<'a>],
+    /// What of them.
+    pub filter: &'a Filter,
+    /// What is noted: components, tag, terms. The sources are filled in.
+    pub details: Details,
+    /// What it is sealed with; nothing: it is a plain archive.
+    pub keys: Option<&'a KeySet>,
+    /// How it is written.
+    pub options: WriteOptions<'a>,
+    /// Whether it is read back before it gets its name.
+    pub verify: bool,
+    /// The present time.
+    pub now: Timestamp,
+    /// Told when writing ended and reading back begins.
+    pub written: &'a (dyn Fn(&Written) + Sync),
+}
+
+/// A backup made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// The archive.
+    pub path: PathBuf,
+    /// What is noted beside it.
+    pub sidecar: Sidecar,
+    /// What was noticed on the way.
+    pub noticed: Noticed,
+}
+
+/// The backup that one of this kind builds on: the newest of any kind for an incremental one, the
+/// newest full one for a differential one. `None`: it has to be a full one.
+pub fn find_base<'a>(catalog: &'a Catalog, name: &str, kind: ArchiveKind) -> Option<&'a Backup> {
+    match kind {
+        ArchiveKind::Incremental => catalog.latest(
+            name,
+            &[ArchiveKind::Full, ArchiveKind::Incremental, ArchiveKind::Differential],
+        ),
+        ArchiveKind::Differential => catalog.latest(name, &[ArchiveKind::Full]),
+        ArchiveKind::Full | ArchiveKind::Snapshot => None,
+    }
+}
+
+/// Makes a backup: written under a temporary name, read back, then named. What fails leaves
+/// nothing.
+///
+/// # Errors
+/// When a source cannot be read or changes, or the backup cannot be written.
+pub fn create(request: CreateRequest<'_>) -> Result<Created> {
+    let begun = Instant::now();
+    let CreateRequest { name, base, catalog, sources, filter, keys, options, now, .. } = &request;
+    let mut name = BackupName::new(name, *now, options.compression, keys.is_some())?;
+    // The time in a name is also what tells it from others.
+    while catalog
+        .backups()
+        .iter()
+        .any(|other| other.name.name == name.name && other.name.created == name.created)
+    {
+        name.created += 1;
+    }
+    let mut details = request.details.clone();
+    for source in *sources {
+        details.set_source(&source.section, &source.path);
+    }
+    let excludes: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let section = &source.section;
+            move |path: &TreePath, kind: EntryKind| filter.excludes(section, path, kind)
+        })
+        .collect();
+    let sections: Vec<_> = sources
+        .iter()
+        .zip(&excludes)
+        .map(|(source, exclude)| Section {
+            name: source.section.clone(),
+            reader: source.reader,
+            exclude,
+        })
+        .collect();
+    let description = Description {
+        name: name.name.clone(),
+        kind: base.as_ref().map_or(ArchiveKind::Full, |_| request.kind),
+        created: Timestamp { seconds: name.created, nanoseconds: now.nanoseconds },
+        chain: base.as_ref().map(chain_on).unwrap_or_default(),
+        details: serde_json::to_value(&details).unwrap_or_default(),
+    };
+    let mut pending = PendingArchive::create(catalog.directory())?;
+    let written = write(&mut pending, &request, &description, &sections)?;
+    (request.written)(&written);
+    if request.verify {
+        let control = Control { cancelled: options.cancelled, progress: options.progress };
+        pending.reader_with(*keys)?.verify(control)?;
+    }
+    let components = details
+        .components
+        .iter()
+        .filter(|one| {
+            one.paths.iter().any(|path| !filter.excludes(&one.section, path, EntryKind::Regular))
+        })
+        .map(|one| ComponentNote {
+            name: one.name.clone(),
+            kind: one.kind.clone(),
+            bytes: one.bytes,
+        })
+        .collect();
+    let duration = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let file = name.file_name();
+    let tag = details.tag.clone();
+    let sidecar = Sidecar::of(file.clone(), keys.is_some(), &written, tag, components, duration);
+    let path = catalog.directory().join(&file);
+    // First: notes without an archive say nothing, an archive without notes would be of no use
+    // to the next incremental backup.
+    sidecar.write(&path)?;
+    match pending.publish(&file) {
+        Ok(path) => Ok(Created { path, sidecar, noticed: written.noticed }),
+        Err(error) => {
+            if let Some(notes) = super::name::sidecar_path(&path) {
+                // The archive's own error is the one to tell.
+                let _ = std::fs::remove_file(notes);
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn chain_on(base: &BaseBackup<'_>) -> Vec<ChainLink> {
+    let metadata = base.reader.metadata();
+    let mut chain = metadata.chain.clone();
+    chain.push(ChainLink { id: metadata.id, file: base.name.file_name() });
+    chain
+}
+
+fn write(
+    pending: &mut PendingArchive,
+    request: &CreateRequest<'_>,
+    description: &Description,
+    sections: &[Section<'_>],
+) -> Result<Written> {
+    let CreateRequest { keys, options, .. } = request;
+    let Some(base) = &request.base else {
+        let mut nothing = |_: &SectionName, _: &Entry| None;
+        return Ok(pending.write(*keys, description, sections, &mut nothing, options)?);
+    };
+    let quiet = Control { cancelled: options.cancelled, progress: &() };
+    std::thread::scope(|scope| {
+        let mut base = Base::new(scope, base.reader, base.name.created, quiet);
+        let mut unchanged = |section: &SectionName, entry: &Entry| -> Option<(Digest, ArchiveId)> {
+            base.unchanged(section, entry)
+        };
+        let written = pending.write(*keys, description, sections, &mut unchanged, options);
+        let vouched = base.finish();
+        let written = written?;
+        vouched?;
+        Ok(written)
+    })
+}
+
+/// A directory for backups: made where it is missing, readable by its owner alone.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_output(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if directory.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(super::error::Error::io("create", directory))
+}

@@ -1,0 +1,480 @@
+//! Putting what was restored in place: from a directory of its own, by renames, with the way back
+//! written down before the first of them.
+//!
+//! Everything happens below one directory that stays: the target itself where only parts of it
+//! change (or something is mounted there), else the directory that holds it. What was restored
+//! lies in `.strongroom-restore-ID/new` there, what it replaces ends up in the same place or in
+//! `old`. A journal names each rename with the inodes it is about; whoever finds one that was not
+//! completed undoes it.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use crate::crypto::random_array;
+use crate::tree::{self, EntryKind, LocalTree, Rename, TreePath, TreeReader as _, TreeWriter as _};
+
+const PREFIX: &str = ".strongroom-restore-";
+const JOURNAL: &[u8] = b"journal.json";
+const NEW: &[u8] = b"new";
+const OLD: &[u8] = b"old";
+/// Longest journal that is read.
+const JOURNAL_LIMIT: u64 = 1 << 30;
+/// What lies beside a SQLite database and belongs to it.
+const SIBLINGS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
+
+/// How much of the target changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// These files and directories; the rest stays as it is.
+    Parts(Vec<TreePath>),
+    /// What is missing; nothing that is there changes.
+    Missing,
+}
+
+/// A target being prepared.
+pub struct Place {
+    base: LocalTree,
+    shown: PathBuf,
+    /// The target, below the base; the root where the base is the target.
+    target: TreePath,
+    staging: TreePath,
+    extent: Extent,
+    _lock: OwnedFd,
+    /// Renames that were made.
+    journal: Journal,
+    kept: bool,
+}
+
+/// The way back.
+#[derive(Default, Serialize, Deserialize)]
+struct Journal {
+    steps: Vec<Step>,
+}
+
+/// One entry of the target that changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Step {
+    /// Where it goes, below the base.
+    target: TreePath,
+    /// What comes there, and its inode.
+    new: Option<(TreePath, u64)>,
+    /// The inode of what is there, and where that goes if the two cannot change places.
+    old: Option<(TreePath, u64)>,
+}
+
+/// What was put in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Entries (with all they hold) that were put in place.
+    pub put: u64,
+    /// Entries that were replaced or removed.
+    pub replaced: u64,
+    /// Entries that stayed because they were there already.
+    pub skipped: u64,
+}
+
+impl Place {
+    /// Prepares `target`, which need not exist. Undoes what an earlier restore to it left
+    /// unfinished; `true` beside the place where there was one.
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub fn prepare(target: &Path, extent: Extent) -> Result<(Self, bool)> {
+        let known = target.canonicalize().ok();
+        // Where nothing is, parts of it are all of it.
+        let extent = if known.is_none() { Extent::Whole } else { extent };
+        let inside = match &known {
+            None => None,
+            Some(path) if !path.is_dir() => {
+                let problem = "it is not a directory".to_owned();
+                return Err(Error::Target { path: path.clone(), problem });
+            }
+            Some(path) if extent != Extent::Whole || is_mount_point(path) => Some(path.clone()),
+            Some(_) => None,
+        };
+        let (shown, target) = match (inside, known) {
+            (Some(path), _) => (path, TreePath::root()),
+            (None, known) => split(&known.unwrap_or_else(|| target.to_owned()))?,
+        };
+        std::fs::create_dir_all(&shown).map_err(Error::io("create", &shown))?;
+        let base = LocalTree::open(&shown)?;
+        let recovered = recover(&base, &shown)?;
+        let id: String = random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let staging = name(format!("{PREFIX}{id}").as_bytes())?;
+        base.create_directory(&staging)?;
+        let lock = lock(&shown.join(staging.as_path()))?;
+        base.create_directory(&below(&staging, NEW)?)?;
+        base.create_directory(&below(&staging, OLD)?)?;
+        let journal = Journal::default();
+        let place =
+            Self { base, shown, target, staging, extent, _lock: lock, journal, kept: false };
+        Ok((place, recovered))
+    }
+
+    /// Where to restore to.
+    pub fn new_root(&self) -> PathBuf {
+        self.shown.join(self.staging.as_path()).join("new")
+    }
+
+    /// Whether anything that is there now would go.
+    ///
+    /// # Errors
+    /// When the target cannot be looked at.
+    pub fn replaces(&self) -> Result<bool> {
+        Ok(self.plan()?.0.iter().any(|step| step.old.is_some() && !self.is_empty(&step.target)))
+    }
+
+    fn is_empty(&self, path: &TreePath) -> bool {
+        let path = self.shown.join(path.as_path());
+        std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
+    /// Puts everything in place. What fails is undone.
+    ///
+    /// # Errors
+    /// When something cannot be renamed: then the target is as before. [`Error::HalfWay`] where
+    /// it could not be made so again.
+    pub fn commit(&mut self) -> Result<Placed> {
+        let (steps, skipped) = self.plan()?;
+        let mut placed = Placed { skipped, ..Placed::default() };
+        let metadata = if self.target.is_root() && self.extent == Extent::Whole {
+            Some(self.base.entry(&below(&self.staging, NEW)?)?)
+        } else {
+            None
+        };
+        self.journal.steps = steps;
+        self.write_journal()?;
+        for at in 0..self.journal.steps.len() {
+            let step = self.journal.steps[at].clone();
+            if let Err(error) = self.take(&step) {
+                return Err(self.undo_after(error));
+            }
+            placed.put += u64::from(step.new.is_some());
+            placed.replaced += u64::from(step.old.is_some());
+        }
+        if let Some(entry) = metadata
+            && let Err(error) = self.base.set_metadata(&TreePath::root(), &entry.metadata)
+        {
+            return Err(self.undo_after(error.into()));
+        }
+        if let Err(error) = self.base.sync() {
+            return Err(self.undo_after(error.into()));
+        }
+        Ok(placed)
+    }
+
+    /// Makes the target again what it was before [`Self::commit`].
+    ///
+    /// # Errors
+    /// [`Error::HalfWay`].
+    pub fn undo(&mut self) -> Result<()> {
+        undo(&self.base, &self.journal).inspect_err(|_| self.kept = true)?;
+        self.journal.steps.clear();
+        Ok(self.base.sync()?)
+    }
+
+    fn undo_after(&mut self, error: Error) -> Error {
+        match self.undo() {
+            Ok(()) => error,
+            Err(again) => Error::HalfWay {
+                problem: format!("{error}; and undoing it failed: {again}"),
+                aside: self.shown.join(self.staging.as_path()),
+            },
+        }
+    }
+
+    /// Gives up the way back, and removes what was replaced.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn finish(mut self) -> Result<()> {
+        let journal = below(&self.staging, JOURNAL)?;
+        if self.base.existing(&journal)?.is_some() {
+            self.base.remove(&journal)?;
+            // From here on what is left is only to be removed.
+            self.base.sync()?;
+        }
+        self.kept = true;
+        Ok(self.base.remove(&self.staging)?)
+    }
+
+    fn take(&self, step: &Step) -> Result<()> {
+        let Step { target, new, old } = step;
+        match (new, old) {
+            (None, None) => Ok(()),
+            (None, Some((aside, _))) => Ok(self.base.rename(target, aside, Rename::NoReplace)?),
+            (Some((new, _)), None) => Ok(self.base.rename(new, target, Rename::NoReplace)?),
+            (Some((new, _)), Some((aside, _))) => {
+                match self.base.rename(new, target, Rename::Exchange) {
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                        self.base.rename(target, aside, Rename::NoReplace)?;
+                        Ok(self.base.rename(new, target, Rename::NoReplace)?)
+                    }
+                    exchanged => Ok(exchanged?),
+                }
+            }
+        }
+    }
+
+    /// The steps, and how much stays because it is there already.
+    fn plan(&self) -> Result<(Vec<Step>, u64)> {
+        let mut plan = Plan {
+            base: &self.base,
+            target: &self.target,
+            new: below(&self.staging, NEW)?,
+            old: below(&self.staging, OLD)?,
+            steps: Vec::new(),
+            skipped: 0,
+        };
+        match &self.extent {
+            Extent::Whole if !self.target.is_root() => plan.put(&TreePath::root())?,
+            Extent::Whole => plan.all(&self.staging)?,
+            Extent::Parts(parts) => {
+                for part in parts {
+                    plan.part(part)?;
+                }
+            }
+            Extent::Missing => plan.missing()?,
+        }
+        Ok((plan.steps, plan.skipped))
+    }
+
+    fn write_journal(&self) -> Result<()> {
+        let path = below(&self.staging, JOURNAL)?;
+        let bytes = serde_json::to_vec(&self.journal).map_err(|error| {
+            Error::io("write", self.shown.join(path.as_path()))(std::io::Error::other(error))
+        })?;
+        let mut metadata = self.base.entry(&self.staging)?.metadata;
+        metadata.kind = EntryKind::Regular;
+        metadata.mode = 0o600;
+        metadata.size = bytes.len() as u64;
+        metadata.xattrs.clear();
+        let mut file = self.base.create_file(&path)?;
+        file.write_at(&bytes, 0)?;
+        file.finish(&metadata)?;
+        Ok(self.base.sync()?)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Whatever was put in place was undone; a leftover is found and removed later.
+            let _ = self.base.remove(&self.staging);
+        }
+    }
+}
+
+struct Plan<'a> {
+    base: &'a LocalTree,
+    target: &'a TreePath,
+    new: TreePath,
+    old: TreePath,
+    steps: Vec<Step>,
+    skipped: u64,
+}
+
+impl Plan<'_> {
+    fn inode(&self, path: &TreePath) -> Result<Option<u64>> {
+        Ok(self.base.existing(path)?.map(|entry| entry.inode))
+    }
+
+    /// Puts one entry of what was restored in its place, whatever is there.
+    fn put(&mut self, path: &TreePath) -> Result<()> {
+        let (new, target) = (join(&self.new, path)?, join(self.target, path)?);
+        let new = self.inode(&new)?.map(|inode| (new, inode));
+        let aside = below(&self.old, self.steps.len().to_string().as_bytes())?;
+        let old = self.inode(&target)?.map(|inode| (aside, inode));
+        if new.is_some() || old.is_some() {
+            self.steps.push(Step { target, new, old });
+        }
+        Ok(())
+    }
+
+    /// Every name at the top, of both: for a target that cannot be renamed.
+    fn all(&mut self, staging: &TreePath) -> Result<()> {
+        let mut names = children(self.base, self.target)?;
+        names.extend(children(self.base, &self.new)?);
+        names.sort();
+        names.dedup();
+        for name in names.iter().filter(|name| *name != staging) {
+            self.put(name)?;
+        }
+        Ok(())
+    }
+
+    /// A part, with the way to it where that is missing, and what belongs to it.
+    fn part(&mut self, part: &TreePath) -> Result<()> {
+        if part.is_root() {
+            return Err(Error::Target {
+                path: PathBuf::from("."),
+                problem: "all of it is no part of it".into(),
+            });
+        }
+        let mut top = part.clone();
+        while let Some(parent) = top.parent().filter(|parent| !parent.is_root()) {
+            match self.base.existing(&join(self.target, &parent)?)? {
+                Some(entry) if entry.metadata.kind == EntryKind::Directory => break,
+                Some(entry) => {
+                    return Err(Error::Target {
+                        path: parent.as_path().to_owned(),
+                        problem: format!("it is a {}, not a directory", entry.metadata.kind),
+                    });
+                }
+                None => top = parent,
+            }
+        }
+        let target = join(self.target, &top)?;
+        if self.steps.iter().any(|step| target.is_within(&step.target)) {
+            return Ok(());
+        }
+        self.put(&top)?;
+        if let Some((parent, name)) = top.parent().zip(top.name()) {
+            for sibling in SIBLINGS {
+                let sibling = parent.join(&[name, sibling].concat()).map_err(bad_path)?;
+                let is_file = |path: TreePath| {
+                    let entry = self.base.existing(&path)?;
+                    Ok::<_, Error>(entry.is_some_and(|one| one.metadata.kind == EntryKind::Regular))
+                };
+                if is_file(join(&self.new, &top)?)? && is_file(join(self.target, &sibling)?)? {
+                    self.put(&sibling)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the target does not have.
+    fn missing(&mut self) -> Result<()> {
+        let mut left = children(self.base, &self.new)?;
+        left.reverse();
+        while let Some(path) = left.pop() {
+            let new = self.base.entry(&join(&self.new, &path)?)?.metadata.kind;
+            let there = self.base.existing(&join(self.target, &path)?)?;
+            match there.map(|entry| entry.metadata.kind) {
+                None => self.put(&path)?,
+                Some(EntryKind::Directory) if new == EntryKind::Directory => {
+                    let inner = children(self.base, &join(&self.new, &path)?)?;
+                    for name in inner.iter().rev() {
+                        left.push(join(&path, name)?);
+                    }
+                }
+                Some(_) => self.skipped += 1,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names in a directory.
+fn children(base: &LocalTree, directory: &TreePath) -> Result<Vec<TreePath>> {
+    base.names(directory)?.iter().map(|bytes| name(bytes)).collect()
+}
+
+/// Undoes what an interrupted restore left below this directory, and removes what is left of
+/// others; whether there was anything to undo.
+fn recover(base: &LocalTree, shown: &Path) -> Result<bool> {
+    let mut recovered = false;
+    for staging in children(base, &TreePath::root())? {
+        if !staging.as_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let shown = shown.join(staging.as_path());
+        // Somebody is at work there.
+        let Ok(_lock) = lock(&shown) else { continue };
+        let journal = shown.join("journal.json");
+        if journal.metadata().is_ok_and(|status| status.is_file() && status.len() < JOURNAL_LIMIT) {
+            let bytes = std::fs::read(&journal).map_err(Error::io("read", &journal))?;
+            let journal: Journal = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::io("understand", &journal)(std::io::Error::other(error)))?;
+            undo(base, &journal)?;
+            base.sync()?;
+            recovered = true;
+        }
+        base.remove(&staging)?;
+    }
+    Ok(recovered)
+}
+
+/// Takes the steps back, the last one first; those that were not made are passed over.
+fn undo(base: &LocalTree, journal: &Journal) -> Result<()> {
+    let inode = |path: &TreePath| -> Result<Option<u64>> {
+        Ok(base.existing(path)?.map(|entry| entry.inode))
+    };
+    for Step { target, new, old } in journal.steps.iter().rev() {
+        let present = inode(target)?;
+        if let Some((staged, number)) = new
+            && present == Some(*number)
+            && inode(staged)? != Some(*number)
+        {
+            match old {
+                Some((_, old)) if inode(staged)? == Some(*old) => {
+                    base.rename(staged, target, Rename::Exchange)?;
+                    continue;
+                }
+                _ => base.rename(target, staged, Rename::NoReplace)?,
+            }
+        }
+        if let Some((aside, number)) = old
+            && inode(aside)? == Some(*number)
+        {
+            base.rename(aside, target, Rename::NoReplace)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty())
+        .map_err(Error::errno("open", directory))?;
+    rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive)
+        .map_err(Error::errno("lock", directory))?;
+    Ok(opened)
+}
+
+/// The directory that holds a target, and its name there.
+fn split(target: &Path) -> Result<(PathBuf, TreePath)> {
+    let refused =
+        |problem: &str| Error::Target { path: target.to_owned(), problem: problem.to_owned() };
+    let last = target.file_name().ok_or_else(|| refused("it has no name"))?;
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Ok((parent, name(last.as_bytes())?))
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return true };
+    let entry = TreePath::new(name.as_bytes())
+        .ok()
+        .and_then(|name| LocalTree::open(parent).ok()?.entry(&name).ok());
+    entry.is_some_and(|entry| entry.mount_point)
+}
+
+fn name(bytes: &[u8]) -> Result<TreePath> {
+    TreePath::root().join(bytes).map_err(bad_path)
+}
+
+fn below(directory: &TreePath, name: &[u8]) -> Result<TreePath> {
+    directory.join(name).map_err(bad_path)
+}
+
+fn join(directory: &TreePath, path: &TreePath) -> Result<TreePath> {
+    directory.join_path(path).map_err(bad_path)
+}
+
+fn bad_path(error: tree::PathError) -> Error {
+    Error::Target { path: PathBuf::from("."), problem: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! Whole backups: made, chained, restored, damaged.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::archive::{
+    ArchiveKind, Control, KeySet, Keyring, SectionName, WriteOptions, select_all,
+};
+use crate::crypto::{Argon2Parameters, Passphrase, Secret};
+use crate::tree::sample::{fill, path};
+use crate::tree::{CompareOptions, EntryKind, LocalTree, Timestamp, TreePath, TreeWriter, compare};
+
+fn secret() -> Secret {
+    Secret::Passphrase(Passphrase::new(Zeroizing::new(b"a secret".to_vec())).unwrap())
+}
+
+struct Room {
+    directory: tempfile::TempDir,
+    keys: KeySet,
+    clock: i64,
+}
+
+impl Room {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("source")).unwrap();
+        fs::create_dir(directory.path().join("backups")).unwrap();
+        let cost = Argon2Parameters::insecure_for_tests();
+        let keys = KeySet::of_secrets(&[(&secret(), "")], cost, 0).unwrap();
+        // Later than the files' change times: those are trusted at once.
+        let clock = jiff::Timestamp::now().as_second() + 100;
+        Self { directory, keys, clock }
+    }
+
+    fn source(&self) -> PathBuf {
+        self.directory.path().join("source")
+    }
+
+    fn backups(&self) -> PathBuf {
+        self.directory.path().join("backups")
+    }
+
+    fn keyring(&self) -> Keyring {
+        Keyring::new().with_secret(secret())
+    }
+
+    fn create(&mut self, kind: ArchiveKind) -> Result<Created> {
+        self.create_with(kind, &Filter::default(), Details::default())
+    }
+
+    fn create_with(
+        &mut self,
+        kind: ArchiveKind,
+        filter: &Filter,
+        details: Details,
+    ) -> Result<Created> {
+        self.clock += 100;
+        let _lock = Lock::take(&self.backups())?;
+        let catalog = Catalog::read(&self.backups())?;
+        let tree = LocalTree::open(self.source())?;
+        let sources = [Source { section: SectionName::data(), path: self.source(), reader: &tree }];
+        let keyring = self.keyring();
+        let base = find_base(&catalog, "app", kind);
+        let reader = base
+            .map(|base| crate::archive::ArchiveReader::open(&base.path, &keyring))
+            .transpose()?;
+        let base = reader
+            .as_ref()
+            .zip(base)
+            .map(|(reader, backup)| BaseBackup { reader, name: backup.name.clone() });
+        create(CreateRequest {
+            name: "app",
+            kind,
+            base,
+            catalog: &catalog,
+            sources: &sources,
+            filter,
+            details,
+            keys: Some(&self.keys),
+            options: WriteOptions::default(),
+            verify: true,
+            now: Timestamp { seconds: self.clock, nanoseconds: 0 },
+            written: &|_| {},
+        })
+    }
+
+    fn chain(&self, backup: &Created) -> Chain {
+        Chain::open(&backup.path, &self.keyring()).unwrap()
+    }
+
+    fn target(&self, name: &str, extent: Extent) -> Target {
+        let path = self.directory.path().join(name);
+        Target { section: SectionName::data(), path, extent }
+    }
+
+    fn restore(&self, backup: &Created, target: &Target) -> Result<RestoreOutcome> {
+        let chain = Chain::open(&backup.path, &self.keyring())?;
+        restore(&request(&chain, std::slice::from_ref(target)), &mut |_| Ok(()))
+    }
+}
+
+fn request<'a>(chain: &'a Chain, targets: &'a [Target]) -> RestoreRequest<'a> {
+    RestoreRequest {
+        chain,
+        targets,
+        select: &select_all,
+        replace: true,
+        devices: true,
+        check_stores: true,
+        control: Control::default(),
+    }
+}
+
+fn is_socket(_: &TreePath, kind: EntryKind) -> bool {
+    kind == EntryKind::Socket
+}
+
+fn assert_same(left: &Path, right: &Path) {
+    let (left, right) = (LocalTree::open(left).unwrap(), LocalTree::open(right).unwrap());
+    let options = CompareOptions { exclude: &is_socket, ..CompareOptions::default() };
+    let comparison = compare(&left, &right, &options).unwrap();
+    assert!(comparison.is_equal(), "{:#?}", comparison.differences);
+    assert!(comparison.entries > 0);
+}
+
+/// Copies the source aside, as what a backup made now has to give back.
+fn keep(room: &Room, name: &str) -> PathBuf {
+    let kept = room.directory.path().join(name);
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "--sparse=always"])
+        .args([&room.source(), &kept])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    kept
+}
+
+fn change(room: &Room, round: u32) {
+    let source = room.source();
+    fs::write(source.join("sub/deeper/large"), vec![u8::try_from(round).unwrap(); 100_000])
+        .unwrap();
+    fs::write(source.join(format!("new {round}")), format!("{round}")).unwrap();
+    fs::remove_file(source.join(format!("many/{round}"))).unwrap();
+    fs::rename(source.join(format!("many/1{round}")), source.join(format!("moved {round}")))
+        .unwrap();
+    // Directories become files, files directories.
+    fs::remove_file(source.join(format!("many/2{round}"))).unwrap();
+    fs::create_dir(source.join(format!("many/2{round}"))).unwrap();
+}
+
+#[test]
+fn every_backup_of_a_chain_gives_back_its_moment() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let kinds = [
+        ArchiveKind::Full,
+        ArchiveKind::Incremental,
+        ArchiveKind::Incremental,
+        ArchiveKind::Differential,
+        ArchiveKind::Incremental,
+    ];
+    let mut made = Vec::new();
+    for (round, kind) in (1u32..).zip(kinds) {
+        let created = room.create(kind).unwrap();
+        made.push((created, keep(&room, &format!("kept {round}"))));
+        change(&room, round);
+        // Not a moment that a clock's step could hide.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let needs: Vec<usize> = made.iter().map(|(created, _)| created.sidecar.chain.len()).collect();
+    assert_eq!(needs, [0, 1, 2, 1, 2]);
+    let full = made[0].0.sidecar.stored.bytes;
+    assert!(made[1..].iter().all(|(created, _)| created.sidecar.stored.bytes < full / 10));
+    for (round, (created, kept)) in made.iter().enumerate() {
+        let chain = room.chain(created);
+        chain.verify(Control::default()).unwrap();
+        let target = room.target(&format!("restored {round}"), Extent::Whole);
+        let outcome = room.restore(created, &target).unwrap();
+        assert_same(kept, &target.path);
+        assert!(outcome.restored.entries > 200);
+        assert!(verify_checksum(&created.path, Control::default()).unwrap().is_some());
+    }
+
+    // Nothing goes that another one needs.
+    let catalog = Catalog::read(&room.backups()).unwrap();
+    let all = catalog.backups();
+    assert_eq!(all.len(), 5);
+    let error = catalog.delete(&[&all[0]]).unwrap_err();
+    assert!(matches!(&error, Error::Needed { needed_by, .. } if needed_by.len() == 4), "{error}");
+    catalog.delete(&[&all[0], &all[1], &all[2], &all[3], &all[4]]).unwrap();
+    let left: Vec<_> = fs::read_dir(room.backups()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left, [room.backups().join(".strongroom-lock")]);
+}
+
+#[test]
+fn a_chain_with_a_missing_or_another_link_restores_nothing() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let full = room.create(ArchiveKind::Full).unwrap();
+    change(&room, 1);
+    let incremental = room.create(ArchiveKind::Incremental).unwrap();
+    let target = room.target("restored", Extent::Whole);
+    let aside = room.directory.path().join("aside");
+    fs::rename(&full.path, &aside).unwrap();
+    let error = room.restore(&incremental, &target).unwrap_err();
+    assert!(matches!(error, Error::MissingLink { .. }), "{error}");
+    // Another backup under its name.
+    fs::remove_file(room.source().join("old")).unwrap();
+    fs::remove_file(name::sidecar_path(&full.path).unwrap()).unwrap();
+    let other = room.create(ArchiveKind::Full).unwrap();
+    fs::rename(&other.path, &full.path).unwrap();
+    let error = room.restore(&incremental, &target).unwrap_err();
+    assert!(matches!(error, Error::MissingLink { .. }), "{error}");
+    assert!(!target.path.exists());
+    // The right one is found by its name, its notes lost.
+    fs::rename(&aside, &full.path).unwrap();
+    room.restore(&incremental, &target).unwrap();
+}
+
+#[test]
+fn parts_and_what_is_missing() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let full = room.create(ArchiveKind::Full).unwrap();
+    let chain = room.chain(&full);
+    // A later name of a file whose first one is not asked for.
+    let target = room.target("restored", Extent::Parts(vec![path("sub-b"), path("many/7")]));
+    let select = |_: &SectionName, at: &TreePath, _: EntryKind| {
+        at.is_within(&path("sub-b")) || *at == path("many/7")
+    };
+    let targets = [target.clone()];
+    let mut wanted = request(&chain, &targets);
+    wanted.select = &select;
+    restore(&wanted, &mut |_| Ok(())).unwrap();
+    let read = |name: &str| fs::read_to_string(target.path.join(name));
+    assert_eq!(read("sub-b/third").unwrap(), "three names");
+    assert_eq!(read("many/7").unwrap(), "file 7");
+    assert!(!target.path.join("first").exists() && !target.path.join("many/8").exists());
+
+    fs::write(target.path.join("many/7"), "mine").unwrap();
+    fs::write(target.path.join("own"), "mine").unwrap();
+    let missing = Target { extent: Extent::Missing, ..target.clone() };
+    let outcome = room.restore(&full, &missing).unwrap();
+    assert!(outcome.placed.skipped > 0 && outcome.placed.replaced == 0);
+    assert_eq!((read("many/7").unwrap(), read("own").unwrap()), ("mine".into(), "mine".into()));
+    assert_eq!(read("many/8").unwrap(), "file 8");
+}
+
+#[test]
+fn refused_or_failed_leaves_the_target_as_it_was() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let full = room.create(ArchiveKind::Full).unwrap();
+    let target = room.target("restored", Extent::Whole);
+    fs::create_dir(&target.path).unwrap();
+    fs::write(target.path.join("mine"), "mine").unwrap();
+    let untouched = || {
+        let names: Vec<_> =
+            fs::read_dir(&target.path).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["mine"]);
+        let beside: Vec<_> = fs::read_dir(room.directory.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with('.'))
+            .collect();
+        assert!(beside.is_empty(), "{beside:?}");
+    };
+    let chain = room.chain(&full);
+    let targets = [target.clone()];
+    let mut wanted = request(&chain, &targets);
+    wanted.replace = false;
+    assert!(matches!(restore(&wanted, &mut |_| Ok(())), Err(Error::NotEmpty(_))));
+    untouched();
+    wanted.replace = true;
+    let mut asked = 0;
+    let refused = restore(&wanted, &mut |replaced| {
+        asked += replaced.len();
+        Err(Error::Cancelled)
+    });
+    assert!(matches!(refused, Err(Error::Cancelled)) && asked == 1);
+    untouched();
+
+    // Damage anywhere.
+    let bytes = fs::read(&full.path).unwrap();
+    for at in (5000..bytes.len()).step_by(bytes.len() / 7) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 4;
+        fs::write(&full.path, damaged).unwrap();
+        room.restore(&full, &target).unwrap_err();
+        assert!(matches!(verify_checksum(&full.path, Control::default()), Err(Error::Checksum(_))));
+        untouched();
+    }
+    fs::write(&full.path, &bytes[..bytes.len() - 100]).unwrap();
+    room.restore(&full, &target).unwrap_err();
+    untouched();
+    fs::write(&full.path, &bytes).unwrap();
+    room.restore(&full, &target).unwrap();
+    assert_same(&room.source(), &target.path);
+}
+
+#[test]
+fn a_damaged_store_is_not_put_in_place() {
+    let mut room = Room::new();
+    let database = rusqlite::Connection::open(room.source().join("app.db")).unwrap();
+    database.execute_batch("create table t (x); insert into t values (zeroblob(50000));").unwrap();
+    drop(database);
+    let sound = room.create(ArchiveKind::Full).unwrap();
+    let target = room.target("restored", Extent::Whole);
+    let outcome = room.restore(&sound, &target).unwrap();
+    assert_eq!(outcome.stores.len(), 1);
+    let mut bytes = fs::read(room.source().join("app.db")).unwrap();
+    bytes[4096..4200].fill(0xff);
+    fs::write(room.source().join("app.db"), bytes).unwrap();
+    let damaged = room.create(ArchiveKind::Full).unwrap();
+    let error = room.restore(&damaged, &target).unwrap_err();
+    assert!(matches!(error, Error::StoreDamaged { .. }), "{error}");
+    assert!(
+        test_restore(&room.chain(&damaged), room.directory.path(), Control::default()).is_err()
+    );
+    test_restore(&room.chain(&sound), room.directory.path(), Control::default()).unwrap();
+    rusqlite::Connection::open(target.path.join("app.db"))
+        .unwrap()
+        .query_row("select count(*) from t", [], |row| row.get::<_, i64>(0))
+        .unwrap();
+}
+
+#[test]
+fn what_is_left_out_is_not_in_it() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let exclude = Terms::new(&["many,*.log".into(), "sub/deeper".into()], &[]).unwrap();
+    let filter = Filter { include: Terms::default(), exclude };
+    let details = Details { tag: Some("a tag".into()), ..Details::default() };
+    let created = room.create_with(ArchiveKind::Full, &filter, details).unwrap();
+    assert_eq!(created.sidecar.tag.as_deref(), Some("a tag"));
+    let target = room.target("restored", Extent::Whole);
+    room.restore(&created, &target).unwrap();
+    assert!(target.path.join("sub/one byte").exists());
+    assert!(!target.path.join("many").exists() && !target.path.join("sub/deeper").exists());
+    // What a tree's writer would be given.
+    let _: &dyn TreeWriter = &LocalTree::open(&target.path).unwrap();
+    let details = Details::of(room.chain(&created).reader().metadata()).unwrap();
+    assert_eq!(details.source(&SectionName::data()), Some(room.source()));
+}
+
+#[test]
+fn one_at_a_time() {
+    let mut room = Room::new();
+    let lock = Lock::take(&room.backups()).unwrap();
+    assert!(matches!(room.create(ArchiveKind::Full), Err(Error::Locked(_))));
+    drop(lock);
+    room.create(ArchiveKind::Full).unwrap();
+}
