@@ -6,9 +6,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::failure::CommandResult;
-use super::{Context, completions, fsck, info, init, key, speed};
+use super::{Context, completions, fsck, info, init, key, man, profile, speed};
 #[cfg(feature = "mount")]
-use super::{demo, migrate, mount, status, umount};
+use super::{demo, migrate, mount, run, status, umount};
 
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -58,6 +58,7 @@ Examples:
   strongroom mount ~/vault ~/private           open it at ~/private
   strongroom umount ~/private                  close it
   strongroom status                            what is mounted, and is it well
+  strongroom run --profile aico -- aico start  run an app with its vault mounted
   strongroom migrate encrypt ~/.local/share/app --vault ~/vault --mount ~/app-data \\
       --config ~/.config/app/app.yaml          move an app's data into a vault
 
@@ -93,6 +94,13 @@ pub enum Command {
     #[cfg(feature = "mount")]
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
+    /// Run a command with a vault mounted for as long as it runs.
+    #[cfg(feature = "mount")]
+    Run(run::Args),
+    /// In a process of `run`: become the command.
+    #[cfg(feature = "mount")]
+    #[command(hide = true)]
+    RunCommand(run::BecomeArgs),
     /// Show what is mounted.
     #[cfg(feature = "mount")]
     Status(status::Args),
@@ -104,6 +112,8 @@ pub enum Command {
     Key(key::Args),
     /// Measure how fast this machine encrypts.
     Speed(speed::Args),
+    /// Describe apps: where their data is, how they are stopped, started and backed up.
+    Profile(profile::Args),
     /// Move an app's data into a vault, and back.
     #[cfg(feature = "mount")]
     Migrate(migrate::Args),
@@ -112,6 +122,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Write a shell's completion script to standard output.
     Completions(completions::Args),
+    /// Write the manual pages into a directory.
+    Man(man::Args),
 }
 
 impl Command {
@@ -124,16 +136,22 @@ impl Command {
             #[cfg(feature = "mount")]
             Self::Umount(_) => "umount",
             #[cfg(feature = "mount")]
+            Self::Run(_) => "run",
+            #[cfg(feature = "mount")]
+            Self::RunCommand(_) => "run-command",
+            #[cfg(feature = "mount")]
             Self::Status(_) => "status",
             Self::Info(_) => "info",
             Self::Fsck(_) => "fsck",
             Self::Key(args) => args.name(),
             Self::Speed(_) => "speed",
+            Self::Profile(args) => args.name(),
             #[cfg(feature = "mount")]
             Self::Migrate(args) => args.name(),
             #[cfg(feature = "mount")]
             Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
         }
     }
 
@@ -155,16 +173,22 @@ impl Command {
             #[cfg(feature = "mount")]
             Self::Umount(args) => umount::run(args, context),
             #[cfg(feature = "mount")]
+            Self::Run(args) => run::run(args, context),
+            #[cfg(feature = "mount")]
+            Self::RunCommand(args) => run::become_command(args),
+            #[cfg(feature = "mount")]
             Self::Status(args) => status::run(args, context),
             Self::Info(args) => info::run(args, context),
             Self::Fsck(args) => fsck::run(args, context),
             Self::Key(args) => key::run(args, context),
             Self::Speed(args) => speed::run(args, context),
+            Self::Profile(args) => profile::run(args, context),
             #[cfg(feature = "mount")]
             Self::Migrate(args) => migrate::run(args, context),
             #[cfg(feature = "mount")]
             Self::Demo(args) => demo::run(args, context),
             Self::Completions(args) => completions::run(args, context),
+            Self::Man(args) => man::run(args, context),
         }
     }
 }
@@ -202,7 +226,8 @@ mod tests {
                     missing.push(format!("{path} --{long}"));
                 }
             }
-            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let shown = |sub: &&clap::Command| sub.get_name() != "help" && !sub.is_hide_set();
+            for sub in command.get_subcommands().filter(shown) {
                 pending.push((format!("{path} {}", sub.get_name()), sub.clone()));
             }
         }

@@ -5,6 +5,8 @@
 //! answers with the JSON lines of `mount`.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Map, Value};
@@ -12,41 +14,78 @@ use serde_json::{Map, Value};
 use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure, plain_reason};
-use super::mount::Request;
+use super::mount_request::Request;
 use super::output::Output;
 use crate::crypto::MasterKey;
 use crate::fuse::close_inherited_on_exec;
 
-/// Starts a process that mounts what `request` says; returns when the mount can be used.
+/// The option of the process that has still open what its caller has.
+const INHERITED: &str = "--inherited";
+
+/// A process that serves a mount.
+#[derive(Debug)]
+pub struct Served {
+    input: ChildStdin,
+}
+
+impl Served {
+    /// Tells it the process that the mount is for, where it is to end with its caller: it stays
+    /// until that process has ended, whatever happens to the caller.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn tell_user(&mut self, pid: u32) -> io::Result<()> {
+        self.input.write_all(&pid.to_le_bytes())
+    }
+}
+
+/// Starts a process that mounts what `request` says; returns when the mount can be used. Where the
+/// mount is to end with its caller, it does so when the [`Served`] is dropped.
 ///
 /// # Errors
 /// Whatever kept it from mounting; nothing is mounted then.
-pub fn start(request: &Request, key: &MasterKey, context: &Context) -> CommandResult {
-    close_inherited_on_exec();
+pub fn start(request: &Request, key: &MasterKey, context: &Context) -> Result<Served, Failure> {
+    if !request.ends_with_caller {
+        close_inherited_on_exec();
+    }
     let mut child = command(request)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| lost(&plain_reason(&error)))?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
-    let (Some(input), Some(output)) = (input, output) else {
+    let (Some(mut input), Some(output)) = (input, output) else {
         return Err(lost("it has no pipes"));
     };
     // If it is gone already, what it answered tells why.
-    let _ = hand_over(input, key);
+    let _ = input.write_all(key.expose());
     match read_answer(output, &context.output) {
-        Some(answer) => answer,
+        Some(answer) => answer.map(|()| Served { input }),
         None => Err(lost(&how_it_ended(&mut child))),
     }
 }
 
-fn command(request: &Request) -> Command {
+/// This program.
+fn program() -> PathBuf {
     // The file may have been replaced while this runs; what runs is still there.
-    let program = match std::env::current_exe() {
+    match std::env::current_exe() {
         Ok(path) if path.exists() => path,
         _ => "/proc/self/exe".into(),
-    };
-    let mut command = Command::new(program);
+    }
+}
+
+/// In that process: begins anew without what the caller has open, which the caller goes on to use,
+/// and without the signals that the caller holds back. Returns only the failure.
+pub fn begin_anew() -> Failure {
+    close_inherited_on_exec();
+    let _ = nix::sys::signal::SigSet::all().thread_unblock();
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != INHERITED);
+    let error = Command::new(program()).args(arguments).exec();
+    Failure::new(ExitCode::Failure, format!("cannot begin anew: {}", plain_reason(&error)))
+}
+
+fn command(request: &Request) -> Command {
+    let mut command = Command::new(program());
     command.args(["mount", "--daemon", "--json"]);
     let kernel = &request.options.kernel;
     let options: Vec<&str> = [
@@ -70,16 +109,18 @@ fn command(request: &Request) -> Command {
     if let Some(file) = &request.log_file {
         command.arg("--log-file").arg(file);
     }
+    if let Some(idle) = request.idle {
+        command.arg("--idle").arg(format!("{}s", idle.as_secs()));
+    }
+    if request.ends_with_caller {
+        command.args(["--ends-with-caller", INHERITED]);
+    }
     for _ in 0..request.verbose {
         command.arg("--verbose");
     }
     command.arg("--stop-timeout").arg(request.stop_timeout.as_secs().to_string());
     command.arg("--").arg(&request.vault).arg(&request.mount_point);
     command
-}
-
-fn hand_over(mut input: ChildStdin, key: &MasterKey) -> io::Result<()> {
-    input.write_all(key.expose())
 }
 
 /// Reads the process's JSON lines up to its result.

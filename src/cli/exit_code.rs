@@ -65,6 +65,10 @@ pub enum ExitCode {
     ConfigAltered = 34,
     /// Everything that was damaged or left behind was repaired.
     Repaired = 35,
+    /// `run` could not run the command.
+    CommandNotRun = 126,
+    /// `run` did not find the command.
+    CommandNotFound = 127,
     /// Interrupted from the keyboard (`SIGINT`).
     Interrupted = 130,
     /// Asked to end (`SIGTERM`).
@@ -73,7 +77,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -103,6 +107,8 @@ impl ExitCode {
         Self::Profile,
         Self::ConfigAltered,
         Self::Repaired,
+        Self::CommandNotRun,
+        Self::CommandNotFound,
         Self::Interrupted,
         Self::Terminated,
     ];
@@ -149,6 +155,8 @@ impl ExitCode {
             Self::Profile => "profile",
             Self::ConfigAltered => "config-altered",
             Self::Repaired => "repaired",
+            Self::CommandNotRun => "command-not-run",
+            Self::CommandNotFound => "command-not-found",
             Self::Interrupted => "interrupted",
             Self::Terminated => "terminated",
         }
@@ -188,6 +196,8 @@ impl ExitCode {
                 "`vault.json` was altered: its checksum or its authentication does not fit."
             }
             Self::Repaired => "Everything that was damaged or left behind was repaired.",
+            Self::CommandNotRun => "`run` could not run the command.",
+            Self::CommandNotFound => "`run` did not find the command.",
             Self::Interrupted => "Interrupted from the keyboard (`SIGINT`).",
             Self::Terminated => "Asked to end (`SIGTERM`).",
         }

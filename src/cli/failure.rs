@@ -24,17 +24,31 @@ pub struct Failure {
     pub details: Vec<(String, serde_json::Value)>,
     /// Whether the command has said everything itself, its result included.
     pub told: bool,
+    /// The exit code of somebody else, in place of `code`.
+    pub passed: Option<u8>,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, details: Vec::new(), told: false }
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+            details: Vec::new(),
+            told: false,
+            passed: None,
+        }
     }
 
     /// An end with a code of its own, of which everything is said.
     pub fn told(code: ExitCode) -> Self {
         Self { told: true, ..Self::new(code, "") }
+    }
+
+    /// The end of a command that was run for the user, whose exit code this process ends with.
+    pub fn passed(code: u8) -> Self {
+        Self { passed: Some(code), ..Self::told(ExitCode::CommandFailed) }
     }
 
     /// With a next step.

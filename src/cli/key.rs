@@ -1,4 +1,4 @@
-//! `strongroom key list|add|remove|change|recovery`.
+//! `strongroom key list|add|remove|change|recovery|store|forget`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -30,6 +30,8 @@ Examples:
   strongroom key remove ~/vault 2
   strongroom key recovery ~/vault
       makes a new recovery key; the old one opens the vault no longer
+  strongroom key store ~/vault keyring --timeout 8h
+      from then on `mount --keyring` asks for nothing
 
 Removing or changing a slot does not revoke what somebody copied before: with an old copy of
 vault.json and the old secret the vault still opens.";
@@ -54,6 +56,10 @@ enum KeyCommand {
     Change(ChangeArgs),
     /// Make a new recovery key, in place of any old one.
     Recovery(RecoveryArgs),
+    /// Let the keyring or the desktop keep a passphrase.
+    Store(super::key_store::StoreArgs),
+    /// Take it away from there.
+    Forget(super::key_store::ForgetArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -139,6 +145,8 @@ impl Args {
             KeyCommand::Remove(_) => "key remove",
             KeyCommand::Change(_) => "key change",
             KeyCommand::Recovery(_) => "key recovery",
+            KeyCommand::Store(_) => "key store",
+            KeyCommand::Forget(_) => "key forget",
         }
     }
 }
@@ -151,6 +159,8 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         KeyCommand::Remove(args) => remove(args, context),
         KeyCommand::Change(args) => change(args, context),
         KeyCommand::Recovery(args) => recovery(args, context),
+        KeyCommand::Store(args) => super::key_store::store(args, context),
+        KeyCommand::Forget(args) => super::key_store::forget(args, context),
     }
 }
 

@@ -16,19 +16,32 @@ pub mod fsck;
 pub mod info;
 pub mod init;
 pub mod key;
+mod key_store;
 #[cfg(feature = "mount")]
 pub mod log;
+pub mod man;
 #[cfg(feature = "mount")]
 pub mod migrate;
 #[cfg(feature = "mount")]
 pub mod mount;
 #[cfg(feature = "mount")]
+mod mount_helper;
+#[cfg(feature = "mount")]
 pub mod mount_options;
 #[cfg(feature = "mount")]
+pub mod mount_request;
+#[cfg(feature = "mount")]
 pub mod mounted;
+#[cfg(feature = "mount")]
+mod namespace;
 pub mod output;
+pub mod profile;
+pub mod profile_args;
 pub mod prompt;
 pub mod recovery;
+#[cfg(feature = "mount")]
+pub mod run;
+mod secret_stores;
 pub mod speed;
 #[cfg(feature = "mount")]
 pub mod status;
@@ -58,16 +71,25 @@ pub struct Context {
 
 /// Parses the arguments, runs the command and returns its exit code.
 pub fn main() -> process::ExitCode {
-    run(std::env::args_os()).into()
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "mount")]
+    if let Some(asked) = mount_helper::asked(&arguments) {
+        return match asked {
+            mount_helper::Asked::Nothing => process::ExitCode::SUCCESS,
+            mount_helper::Asked::Run(arguments) => run(arguments).into(),
+        };
+    }
+    run(arguments).into()
 }
 
-fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+fn run(arguments: Vec<OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way, too, and go to standard output.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+            let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+            return code.number();
         }
     };
     protect_memory();

@@ -1,13 +1,11 @@
 //! `strongroom mount`.
 
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use clap::ArgAction;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use sd_notify::NotifyState;
-use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use zeroize::Zeroizing;
@@ -15,16 +13,13 @@ use zeroize::Zeroizing;
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure, plain_reason};
 use super::log::{self, Destination};
-use super::mount_options::MountFlags;
-use super::mounted::Owner;
-use super::prompt::SecretArgs;
-use super::vault_args::{ConfigArgs, unlock};
+use super::mount_request::{self, HowArgs, Prepared, Request, Target, in_use};
+use super::mounted::{Owner, Watched};
 use super::{Context, daemon, log_level};
 use crate::backing::os::OsDirectory;
 use crate::crypto::{KEY_LEN, MasterKey};
 use crate::fuse::{
-    MountError, MountOptions, MountPoint, MountedVault, ServeError, ShutDown, descriptors,
-    prepare_process,
+    MountError, MountedVault, ServeError, ShutDown, UnmountFailure, descriptors, prepare_process,
 };
 use crate::vault::{FileSystem, FilesystemOptions, OpenError};
 
@@ -36,10 +31,13 @@ Examples:
   strongroom mount ~/vault ~/private --read-only
   strongroom mount ~/vault ~/private --foreground
       stays; for service managers (it speaks sd_notify)
+  strongroom mount ~/vault ~/private --idle 15m
+      closes it when nobody used it for a quarter of an hour
+  strongroom mount --profile aico
 
 Mount options (-o): ro, rw, exec, noexec, suid, nosuid, dev, nodev, atime, noatime, sync, async,
 dirsync, allow_other, default_permissions, nonempty, passphrase_file=FILE, key_file=FILE,
-config=FILE, log_file=FILE; those of fstab and systemd (auto, nofail, user, _netdev, x-…) are
+keyring[=NAME], secret_service, config=FILE, log_file=FILE, idle=TIME; those of fstab and systemd (auto, nofail, user, _netdev, x-…) are
 ignored.
 
 Close it: strongroom umount MOUNTPOINT";
@@ -49,134 +47,63 @@ Close it: strongroom umount MOUNTPOINT";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The vault.
-    vault: PathBuf,
+    #[arg(required_unless_present = "profile")]
+    vault: Option<PathBuf>,
     /// Where its content shall appear: an empty directory.
-    mount_point: PathBuf,
+    #[arg(required_unless_present = "profile")]
+    mount_point: Option<PathBuf>,
+    /// Mount what the profile PROFILE says: a name, or a file.
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["vault", "mount_point"])]
+    profile: Option<String>,
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    secret: SecretArgs,
-    /// Refuse every change.
-    #[arg(long, visible_alias = "ro")]
-    read_only: bool,
-    /// Let other users in, as far as the files' permissions do.
-    #[arg(long)]
-    allow_other: bool,
-    /// Mount options, separated by commas.
-    #[arg(short = 'o', value_name = "OPTIONS", action = ArgAction::Append)]
-    options: Vec<String>,
+    how: HowArgs,
     /// Stay in the foreground until it is unmounted.
     #[arg(long, short)]
     foreground: bool,
-    /// Log to FILE; by default the system's log, in the foreground standard error.
-    #[arg(long, value_name = "FILE")]
-    log_file: Option<PathBuf>,
-    /// When asked to end while it is busy, let whoever uses it finish for SECONDS.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    stop_timeout: u64,
+    /// Unmount it when it was not used for TIME, such as 30s, 10m or 2h.
+    #[arg(long, value_name = "TIME", value_parser = mount_request::time)]
+    idle: Option<Duration>,
     /// Serve the mount in this process, whose caller hands over the master key and waits for the
     /// result.
     #[arg(long, hide = true)]
     pub(super) daemon: bool,
-}
-
-/// A mount to be made; what the arguments and `-o` said together.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The vault, absolute.
-    pub vault: PathBuf,
-    /// The mount point.
-    pub mount_point: PathBuf,
-    /// How it is mounted.
-    pub options: MountOptions,
-    /// Where the log goes; `None`: as is usual.
-    pub log_file: Option<PathBuf>,
-    /// How long whoever uses it may go on when it shall end.
-    pub stop_timeout: Duration,
-    /// How much is logged: the count of `--verbose`.
-    pub verbose: u8,
+    /// With --daemon: end when standard input does, and the process that it named.
+    #[arg(long, hide = true)]
+    ends_with_caller: bool,
+    /// With --daemon: what the caller has open is open here, too.
+    #[arg(long, hide = true)]
+    inherited: bool,
 }
 
 /// Mounts a vault.
 pub fn run(args: &Args, context: &Context) -> CommandResult {
-    let flags = MountFlags::parse(&args.options)?;
-    let request = request(args, &flags, context)?;
+    if args.daemon && args.inherited {
+        return Err(daemon::begin_anew());
+    }
+    let target = match (&args.profile, &args.vault, &args.mount_point) {
+        (Some(profile), ..) => Target::Profile(profile),
+        (None, Some(vault), Some(mount_point)) => Target::Paths(vault, mount_point),
+        _ => return Err(Failure::new(ExitCode::Usage, "VAULT and MOUNTPOINT are missing")),
+    };
+    let mut prepared = Prepared::new(target, &args.how, context)?;
+    prepared.request.idle = args.idle.or(prepared.request.idle);
+    prepared.request.ends_with_caller = args.ends_with_caller;
     if args.daemon {
-        return serve_as_daemon(&request);
+        return serve_as_daemon(&prepared.request);
     }
-    // Before anybody is asked for anything.
-    check_mount_point(&request)?;
-    if let Some(owner) = super::mounted::owner(&request.vault) {
-        return Err(in_use(&format!("process {} on host {}", owner.pid, owner.host)));
-    }
-    let config = ConfigArgs { config: args.config.config.clone().or(flags.config) };
-    let mut secret = args.secret.clone();
-    if !secret.is_given() {
-        secret.passphrase_file = flags.passphrase_file;
-        if secret.passphrase_file.is_none() {
-            secret.key_file = flags.key_file;
-        }
-    }
-    let vault = unlock(&config.open(&request.vault, context)?, &secret, context)?;
+    let vault = prepared.unlock(context)?;
+    let request = &prepared.request;
     if args.foreground {
-        return serve_in_foreground(&request, vault.master_key(), context);
+        return serve_in_foreground(request, vault.master_key(), context);
     }
-    daemon::start(&request, vault.master_key(), context)?;
+    daemon::start(request, vault.master_key(), context)?;
     context.output.say(format!(
         "Mounted {} on {}.",
-        args.vault.display(),
-        args.mount_point.display()
+        request.vault.display(),
+        request.mount_point.display()
     ));
-    context.output.result("mount", &describe(&request));
+    context.output.result("mount", &request.describe());
     Ok(())
-}
-
-fn request(args: &Args, flags: &MountFlags, context: &Context) -> Result<Request, Failure> {
-    let vault = args.vault.canonicalize().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => crate::vault::VaultError::NotAVault {
-            path: args.vault.clone(),
-            reason: "it does not exist",
-        }
-        .into(),
-        _ => Failure::io("open", &args.vault, &error),
-    })?;
-    let absolute =
-        |path: &Path| std::path::absolute(path).map_err(|error| Failure::io("use", path, &error));
-    let mut options = MountOptions {
-        kernel: flags.kernel,
-        allow_nonempty: flags.nonempty,
-        ..MountOptions::default()
-    };
-    options.kernel.read_only |= args.read_only;
-    options.kernel.allow_other |= args.allow_other;
-    let log_file = args.log_file.as_deref().or(flags.log_file.as_deref());
-    Ok(Request {
-        vault,
-        mount_point: absolute(&args.mount_point)?,
-        options,
-        log_file: log_file.map(absolute).transpose()?,
-        stop_timeout: Duration::from_secs(args.stop_timeout),
-        verbose: context.global.verbose,
-    })
-}
-
-fn check_mount_point(request: &Request) -> Result<MountPoint, Failure> {
-    let nonempty = request.options.allow_nonempty;
-    Ok(MountPoint::check(&request.mount_point, &request.vault, nonempty)?)
-}
-
-fn describe(request: &Request) -> serde_json::Value {
-    json!({
-        "vault": request.vault.display().to_string(),
-        "mount_point": request.mount_point.display().to_string(),
-        "read_only": request.options.kernel.read_only,
-    })
-}
-
-fn in_use(holder: &str) -> Failure {
-    Failure::new(ExitCode::VaultInUse, format!("the vault is in use by {holder}"))
-        .hint("a vault has one owner at a time; see what is mounted: strongroom status")
-        .detail("holder", holder)
 }
 
 fn serve_in_foreground(request: &Request, key: &MasterKey, context: &Context) -> CommandResult {
@@ -190,11 +117,11 @@ fn serve_in_foreground(request: &Request, key: &MasterKey, context: &Context) ->
         request.vault.display(),
         request.mount_point.display()
     ));
-    context.output.event("mounted", &describe(request));
+    context.output.event("mounted", &request.describe());
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    serve(request, &mounted, &signals)?;
-    context.output.result("mount", &describe(request));
+    serve(request, &mounted, &signals, None)?;
+    context.output.result("mount", &request.describe());
     Ok(())
 }
 
@@ -215,16 +142,17 @@ fn serve_as_daemon(request: &Request) -> CommandResult {
         log_level(&global).max(tracing_subscriber::filter::LevelFilter::INFO),
     )?;
     let signals = Ending::watch()?;
+    let caller = request.ends_with_caller.then(|| signals.watch_caller()).transpose()?;
     let mounted = open_and_mount(request, &key)?;
     drop(key);
-    if let Err(error) = daemon::report_ready(&describe(request)).and_then(|()| detach()) {
+    if let Err(error) = daemon::report_ready(&request.describe()).and_then(|()| detach()) {
         // Whoever started us is gone: nobody knows of the mount.
         tracing::warn!("nobody waits for this mount any more: {}", plain_reason(&error));
-        mounted.shut_down(Duration::ZERO, &signals.0).map_err(serve_failure)?;
+        mounted.shut_down(Duration::ZERO, &signals.events).map_err(serve_failure)?;
         return Ok(());
     }
     tracing::info!("mounted {} on {}", request.vault.display(), request.mount_point.display());
-    let ended = serve(request, &mounted, &signals);
+    let ended = serve(request, &mounted, &signals, caller.as_ref());
     match &ended {
         Ok(()) => tracing::info!("unmounted {}", request.mount_point.display()),
         Err(failure) => tracing::error!("{}", failure.message),
@@ -246,7 +174,7 @@ fn detach() -> io::Result<()> {
 }
 
 fn open_and_mount(request: &Request, key: &MasterKey) -> Result<MountedVault, Failure> {
-    let mount_point = check_mount_point(request)?;
+    let mount_point = request.check_mount_point()?;
     prepare_process();
     hide_panics();
     let directory = OsDirectory::open(&request.vault)
@@ -279,13 +207,38 @@ fn hide_panics() {
 }
 
 /// Serves until the mount is gone or this process is asked to end.
-fn serve(request: &Request, mounted: &MountedVault, signals: &Ending) -> CommandResult {
-    crossbeam_channel::select! {
-        recv(mounted.ended()) -> _ => return mounted.wait().map_err(serve_failure),
-        recv(signals.0) -> _ => {}
+fn serve(
+    request: &Request,
+    mounted: &MountedVault,
+    signals: &Ending,
+    caller: Option<&Caller>,
+) -> CommandResult {
+    let mut idleness = request.idle.map(Idleness::new);
+    loop {
+        let look = idleness.as_ref().map_or(crossbeam_channel::never(), Idleness::next_look);
+        crossbeam_channel::select! {
+            recv(mounted.ended()) -> _ => return mounted.wait().map_err(serve_failure),
+            recv(signals.events) -> _ => break,
+            recv(look) -> _ => {}
+        }
+        if idleness.as_mut().is_some_and(|idleness| idleness.is_over(mounted.requests())) {
+            match mounted.unmount(Duration::ZERO) {
+                Ok(()) => {
+                    tracing::info!("not used any more, unmounted");
+                    return Ok(());
+                }
+                Err(UnmountFailure::Serve(error)) => return Err(serve_failure(error)),
+                // A file is open, or somebody's directory.
+                Err(UnmountFailure::Unmount(reason)) => tracing::debug!("idle, but {reason}"),
+            }
+        }
     }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    match mounted.shut_down(request.stop_timeout, &signals.0).map_err(serve_failure)? {
+    if let Some(caller) = caller {
+        // Without the mount, whom it is for would write plaintext under it.
+        caller.wait_for_user(mounted, signals);
+    }
+    match mounted.shut_down(request.stop_timeout, &signals.events).map_err(serve_failure)? {
         ShutDown::Clean => Ok(()),
         ShutDown::StillUsed => Err(Failure::new(
             ExitCode::Busy,
@@ -298,28 +251,105 @@ fn serve(request: &Request, mounted: &MountedVault, signals: &Ending) -> Command
     }
 }
 
-/// The signals that ask this process to end, as they come.
-struct Ending(Receiver<i32>);
+/// Whether a mount is used.
+struct Idleness {
+    limit: Duration,
+    requests: u64,
+    since: Instant,
+}
+
+impl Idleness {
+    fn new(limit: Duration) -> Self {
+        Self { limit, requests: 0, since: Instant::now() }
+    }
+
+    /// When to look again: often enough that the end comes within a tenth of the limit.
+    fn next_look(&self) -> Receiver<Instant> {
+        let pause = self.limit / 10;
+        crossbeam_channel::after(pause.clamp(Duration::from_millis(100), Duration::from_secs(60)))
+    }
+
+    /// Whether the limit is over with `requests` served by now; if so, it begins anew.
+    fn is_over(&mut self, requests: u64) -> bool {
+        if requests != self.requests {
+            self.requests = requests;
+            self.since = Instant::now();
+            return false;
+        }
+        let over = self.since.elapsed() >= self.limit;
+        if over {
+            self.since = Instant::now();
+        }
+        over
+    }
+}
+
+/// What asks this process to end, as it comes.
+struct Ending {
+    events: Receiver<()>,
+    sender: Sender<()>,
+}
 
 impl Ending {
     fn watch() -> Result<Self, Failure> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| {
+        let failed = |error: io::Error| {
             Failure::new(ExitCode::Failure, format!("cannot watch for signals: {error}"))
-        })?;
-        let (sender, receiver) = crossbeam_channel::unbounded();
+        };
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+        let (sender, events) = crossbeam_channel::unbounded();
+        let ending = Self { events, sender: sender.clone() };
         std::thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
-                for signal in signals.forever() {
-                    if sender.send(signal).is_err() {
+                for _ in signals.forever() {
+                    if sender.send(()).is_err() {
                         return;
                     }
                 }
             })
-            .map_err(|error| {
-                Failure::new(ExitCode::Failure, format!("cannot watch for signals: {error}"))
-            })?;
-        Ok(Self(receiver))
+            .map_err(failed)?;
+        Ok(ending)
+    }
+
+    /// The end of the caller asks for the end, too: the end of what comes from standard input.
+    fn watch_caller(&self) -> Result<Caller, Failure> {
+        let failed = |error: io::Error| {
+            Failure::new(ExitCode::Failure, format!("cannot watch the caller: {error}"))
+        };
+        let input = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3);
+        let mut input = std::fs::File::from(input.map_err(|error| failed(error.into()))?);
+        let (sender, user) = crossbeam_channel::bounded(1);
+        let ending = self.sender.clone();
+        std::thread::Builder::new()
+            .name("caller".into())
+            .spawn(move || {
+                let mut pid = [0u8; 4];
+                if input.read_exact(&mut pid).is_ok() {
+                    let _ = sender.send(Watched::new(u32::from_le_bytes(pid)));
+                    let _ = input.read(&mut [0u8; 1]);
+                }
+                let _ = ending.send(());
+            })
+            .map_err(failed)?;
+        Ok(Caller { user })
+    }
+}
+
+/// The caller of a mount that ends with it.
+struct Caller {
+    user: Receiver<Option<Watched>>,
+}
+
+impl Caller {
+    /// Waits until the process that the mount is for has ended, or somebody is in haste.
+    fn wait_for_user(&self, mounted: &MountedVault, signals: &Ending) {
+        let Ok(Some(user)) = self.user.try_recv() else { return };
+        while !user.wait(Duration::from_millis(100)) {
+            let unmounted = mounted.ended().try_recv().is_err_and(|error| error.is_disconnected());
+            if unmounted || signals.events.try_recv().is_ok() {
+                return;
+            }
+        }
     }
 }
 

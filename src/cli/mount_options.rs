@@ -1,10 +1,12 @@
 //! `-o`: the options of mount(8), as people and `/etc/fstab` write them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use crate::fuse::KernelOptions;
+use crate::profile::duration;
 
 /// What `-o` said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,12 @@ pub struct MountFlags {
     pub config: Option<PathBuf>,
     /// `log_file=`.
     pub log_file: Option<PathBuf>,
+    /// `keyring` or `keyring=NAME`; empty for the name that the vault's ID makes.
+    pub keyring: Option<String>,
+    /// `secret_service`.
+    pub secret_service: bool,
+    /// `idle=`.
+    pub idle: Option<Duration>,
 }
 
 /// Options that mean something to others (mount(8), systemd) and nothing to us.
@@ -70,6 +78,13 @@ impl MountFlags {
             Some(("key_file" | "keyfile", file)) => self.key_file = Some(file.into()),
             Some(("config", file)) => self.config = Some(file.into()),
             Some(("log_file", file)) => self.log_file = Some(file.into()),
+            Some(("keyring", name)) => self.keyring = Some(name.to_owned()),
+            Some(("idle", time)) => {
+                let idle = duration(time).map_err(|message| {
+                    Failure::new(ExitCode::Usage, format!("the mount option idle: {message}"))
+                })?;
+                self.idle = Some(idle);
+            }
             Some(("fsname" | "subtype" | "comment", _)) => {}
             Some((name, _)) if is_foreign(name) => {}
             Some(_) => return Err(unknown(option)),
@@ -88,6 +103,8 @@ impl MountFlags {
                 "sync" => kernel.synchronous = true,
                 "dirsync" => kernel.synchronous_directories = true,
                 "nonempty" => self.nonempty = true,
+                "keyring" => self.keyring = Some(String::new()),
+                "secret_service" => self.secret_service = true,
                 "allow_root" => {
                     return Err(Failure::new(
                         ExitCode::Usage,
@@ -133,7 +150,7 @@ mod tests {
         let flags = parse(
             "defaults,ro,noexec,nosuid,nodev,noatime,allow_other,default_permissions,_netdev,\
              nofail,noauto,user,x-systemd.automount,x-systemd.idle-timeout=10min,comment=abc,\
-             key_file=/root/key,config=/etc/vault.json,nonempty,",
+             key_file=/root/key,config=/etc/vault.json,nonempty,idle=10m,keyring,secret_service,",
         )
         .unwrap();
         assert!(flags.kernel.read_only && flags.kernel.no_exec && flags.kernel.no_access_time);
@@ -141,6 +158,10 @@ mod tests {
         assert!(!flags.kernel.set_user_id && !flags.kernel.devices);
         assert_eq!(flags.key_file.unwrap(), PathBuf::from("/root/key"));
         assert_eq!(flags.config.unwrap(), PathBuf::from("/etc/vault.json"));
+        assert_eq!(flags.idle, Some(Duration::from_secs(600)));
+        assert_eq!(flags.keyring.as_deref(), Some(""));
+        assert!(flags.secret_service);
+        assert_eq!(parse("keyring=a").unwrap().keyring.unwrap(), "a");
         assert_eq!(parse("").unwrap(), MountFlags::default());
     }
 
@@ -152,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for option in ["uid=1000", "bogus", "allow_root", "ro=1", "max_read=1"] {
+        for option in ["uid=1000", "bogus", "allow_root", "ro=1", "max_read=1", "idle=soon"] {
             assert_eq!(parse(option).unwrap_err().code, ExitCode::Usage, "{option}");
         }
     }

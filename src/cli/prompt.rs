@@ -1,5 +1,5 @@
 //! Where secrets come from: the terminal, a file, a command, a descriptor, standard input, a
-//! systemd credential. Never the arguments, never the environment.
+//! systemd credential, a keyring. Never the arguments, never the environment.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, IsTerminal as _, Read, Write as _};
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, plain_reason};
 use super::output::Output;
+use super::secret_stores;
 use crate::crypto::{
     KeyFile, MAX_KEY_FILE_LEN, MAX_PASSPHRASE_LEN, Passphrase, RecoveryKey, Secret, SecretError,
 };
@@ -75,6 +76,15 @@ pub struct SecretArgs {
     /// Use the key file FILE.
     #[arg(long, value_name = "FILE", help_heading = "Secret")]
     pub key_file: Option<PathBuf>,
+    /// Take the passphrase from the kernel's keyring: the key NAME, or the one that
+    /// `key store VAULT keyring` made.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true,
+        default_missing_value = "", help_heading = "Secret")]
+    pub keyring: Option<String>,
+    /// Take the passphrase from the desktop's Secret Service, where
+    /// `key store VAULT secret-service` put it.
+    #[arg(long, help_heading = "Secret")]
+    pub secret_service: bool,
     /// Ask for the recovery key's words.
     #[arg(long, help_heading = "Secret")]
     pub recovery_key: bool,
@@ -105,15 +115,51 @@ enum Source<'a> {
     File(&'a Path),
     Command(&'a str),
     Descriptor(u32),
+    Keyring(&'a str),
+    SecretService,
     Terminal,
     StandardInput,
 }
 
 impl SecretArgs {
-    /// The secret that opens `subject` ("the vault /srv/vault").
-    pub fn obtain(&self, subject: &str, output: &Output) -> Result<Secret, Failure> {
+    /// The secret that opens `subject` ("the vault /srv/vault"). `id` is the vault's, by which
+    /// others keep its secret.
+    pub fn obtain(
+        &self,
+        subject: &str,
+        id: Option<&str>,
+        output: &Output,
+    ) -> Result<Secret, Failure> {
+        let (kind, bytes) = self.obtain_bytes(subject, id, output)?;
+        give(kind, bytes)
+    }
+
+    /// A passphrase that opens `subject`, to be kept elsewhere: the secret, and its bytes.
+    pub fn obtain_passphrase(
+        &self,
+        subject: &str,
+        id: &str,
+        output: &Output,
+    ) -> Result<(Secret, SecretBytes), Failure> {
+        let (kind, bytes) = self.obtain_bytes(subject, Some(id), output)?;
+        if kind != Kind::Passphrase {
+            return Err(Failure::new(
+                ExitCode::Usage,
+                format!("only a passphrase can be kept there, not a {}", kind.noun()),
+            ));
+        }
+        Ok((give(kind, bytes.clone())?, bytes))
+    }
+
+    fn obtain_bytes(
+        &self,
+        subject: &str,
+        id: Option<&str>,
+        output: &Output,
+    ) -> Result<(Kind, SecretBytes), Failure> {
         let (kind, source) = self.source()?;
-        obtain(kind, &source, &format!("{} of {subject}", capitalised(kind.noun())), false, output)
+        let prompt = format!("{} of {subject}", capitalised(kind.noun()));
+        obtain_bytes(kind, &source, &prompt, id, false, output)
     }
 
     /// The secret of something that is being made: a passphrase typed is typed twice.
@@ -129,6 +175,8 @@ impl SecretArgs {
             || self.passphrase_command.is_some()
             || self.passphrase_fd.is_some()
             || self.key_file.is_some()
+            || self.keyring.is_some()
+            || self.secret_service
             || self.recovery_key
             || self.recovery_key_file.is_some()
     }
@@ -147,6 +195,10 @@ impl SecretArgs {
             Ok((Kind::Passphrase, Source::Descriptor(descriptor)))
         } else if let Some(path) = &self.key_file {
             Ok((Kind::KeyFile, Source::File(path)))
+        } else if let Some(name) = &self.keyring {
+            Ok((Kind::Passphrase, Source::Keyring(name)))
+        } else if self.secret_service {
+            Ok((Kind::Passphrase, Source::SecretService))
         } else if let Some(path) = &self.recovery_key_file {
             Ok((Kind::RecoveryKey, Source::File(path)))
         } else if self.recovery_key {
@@ -216,6 +268,18 @@ fn obtain(
     twice: bool,
     output: &Output,
 ) -> Result<Secret, Failure> {
+    let (kind, bytes) = obtain_bytes(kind, source, prompt, None, twice, output)?;
+    give(kind, bytes)
+}
+
+fn obtain_bytes(
+    kind: Kind,
+    source: &Source<'_>,
+    prompt: &str,
+    id: Option<&str>,
+    twice: bool,
+    output: &Output,
+) -> Result<(Kind, SecretBytes), Failure> {
     let limit = if kind == Kind::KeyFile { MAX_KEY_FILE } else { MAX_PASSPHRASE };
     let (kind, bytes) = match source {
         Source::File(path) if kind != Kind::KeyFile && *path == Path::new("-") => {
@@ -224,9 +288,11 @@ fn obtain(
         Source::File(path) => (kind, read_file(path, kind, limit, output)?),
         Source::Command(command) => (kind, run_command(command, limit)?),
         Source::Descriptor(number) => (kind, read_descriptor(*number, limit)?),
+        Source::Keyring(name) => (kind, secret_stores::from_keyring(name, id)?),
+        Source::SecretService => (kind, secret_stores::from_service(id)?),
         Source::Terminal if !twice || kind == Kind::RecoveryKey => (kind, ask(prompt)?),
         Source::Terminal => (kind, ask_twice(prompt)?),
-        Source::StandardInput => match credential(output)? {
+        Source::StandardInput => match credential()? {
             Some(found) if kind == Kind::Passphrase => found,
             _ => (kind, read_bounded(&mut io::stdin().lock(), limit, "standard input")?),
         },
@@ -245,6 +311,10 @@ fn obtain(
             _ => Failure::new(ExitCode::NoSecret, format!("the {} is empty", kind.noun())),
         });
     }
+    Ok((kind, bytes))
+}
+
+fn give(kind: Kind, bytes: SecretBytes) -> Result<Secret, Failure> {
     kind.give(bytes).map_err(|error| {
         let code = match error {
             SecretError::EmptyPassphrase | SecretError::LongPassphrase => ExitCode::NoSecret,
@@ -259,7 +329,7 @@ fn obtain(
 }
 
 /// A credential that systemd put at our disposal.
-fn credential(output: &Output) -> Result<Option<(Kind, SecretBytes)>, Failure> {
+fn credential() -> Result<Option<(Kind, SecretBytes)>, Failure> {
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
         return Ok(None);
     };
@@ -267,7 +337,10 @@ fn credential(output: &Output) -> Result<Option<(Kind, SecretBytes)>, Failure> {
         let path = Path::new(&directory).join(name);
         if path.exists() {
             let limit = if kind == Kind::KeyFile { MAX_KEY_FILE } else { MAX_PASSPHRASE };
-            return Ok(Some((kind, read_file(&path, kind, limit, output)?)));
+            // systemd lets in whom the unit runs as, by its own rules.
+            let mut file = File::open(&path)
+                .map_err(|error| Failure::io("read the secret in", &path, &error))?;
+            return Ok(Some((kind, read_bounded(&mut file, limit, name)?)));
         }
     }
     Ok(None)

@@ -47,10 +47,11 @@ pub fn unlock(
     context: &Context,
 ) -> Result<Vault<Unlocked>, Failure> {
     let subject = format!("the vault {}", vault.path().display());
+    let id = vault.unverified_config().vault_id.to_string();
     let mut left = if args.is_typed() { TRIES } else { 1 };
     loop {
         left -= 1;
-        let secret = match args.obtain(&subject, &context.output) {
+        let secret = match args.obtain(&subject, Some(&id), &context.output) {
             Ok(secret) => secret,
             Err(failure) if left > 0 && failure.code == ExitCode::WrongSecret => {
                 context.output.warn(failure.message);

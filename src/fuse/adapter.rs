@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -46,6 +46,8 @@ pub(super) struct Adapter<C> {
     seeker: Seeker,
     /// Server threads that are making something durable.
     syncing: AtomicUsize,
+    /// Requests so far, by which idleness is known.
+    requests: Arc<AtomicU64>,
     pool: Pool,
 }
 
@@ -63,8 +65,14 @@ impl<C: Operations> Adapter<C> {
             stateless_directory_opens: false,
             seeker,
             syncing: AtomicUsize::new(0),
+            requests: Arc::default(),
             pool: Pool::default(),
         }
+    }
+
+    /// Counts the requests; for whoever watches.
+    pub(super) fn requests(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.requests)
     }
 
     /// Runs one operation of the core.
@@ -73,6 +81,7 @@ impl<C: Operations> Adapter<C> {
         operation: &'static str,
         body: impl FnOnce(&C) -> vault::Result<T>,
     ) -> Result<T, Errno> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         guarded(operation, || body(&self.core))
     }
 

@@ -169,7 +169,7 @@ pub(super) fn attach(
     let mut source = SOURCE_PREFIX.to_vec();
     source.extend_from_slice(vault.as_os_str().as_bytes());
     let source = OsString::from_vec(source);
-    if !rustix::process::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() && !may_mount() {
         return attach_by_helper(mount_point.path(), &source, options);
     }
     match attach_directly(mount_point.path(), &source, options) {
@@ -180,6 +180,13 @@ pub(super) fn attach(
         }
         result => result,
     }
+}
+
+/// Whether this process may mount without being root, as in a user namespace of its own.
+fn may_mount() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|capabilities| {
+        capabilities.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN)
+    })
 }
 
 fn attach_directly(

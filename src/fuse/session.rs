@@ -1,6 +1,7 @@
 //! A mounted filesystem in this process: served by its own threads until it is unmounted.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ pub struct MountedVault {
     device: (u32, u32),
     sync_all: Box<dyn Fn() -> crate::vault::Result<()> + Send + Sync>,
     worker: Mutex<Option<JoinHandle<Result<(), ServeError>>>>,
+    requests: Arc<AtomicU64>,
     ended: Receiver<()>,
 }
 
@@ -85,6 +87,7 @@ impl MountedVault {
         // The kernel itself lets only those in whom the mount admits; `fuser`'s own check would
         // turn its writeback away, which comes as root.
         let adapter = Adapter::new(Arc::clone(&core), settings, seeker);
+        let requests = adapter.requests();
         let session = Session::from_fd(adapter, connection, SessionACL::All, config);
         let session = match session {
             Ok(session) => session,
@@ -117,11 +120,17 @@ impl MountedVault {
             })
             .map_err(MountError::Connection)?;
         tune(device);
+        if !root {
+            // In a user namespace the kernel takes the root directory for a stranger's, and lets
+            // nobody write to it, until it has asked for its attributes.
+            let _ = mount_point.path().metadata();
+        }
         Ok(Self {
             mount_point: mount_point.path().to_owned(),
             device,
             sync_all,
             worker: Mutex::new(Some(worker)),
+            requests,
             ended,
         })
     }
@@ -129,6 +138,12 @@ impl MountedVault {
     /// Where it is mounted.
     pub fn mount_point(&self) -> &Path {
         &self.mount_point
+    }
+
+    /// How many requests were served so far. Unchanged, the mount was not used, but for what the
+    /// kernel answered from its memory.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Disconnects when the mount has ended and the core is closed.

@@ -46,6 +46,35 @@ pub fn check(profile: &Profile, file: &Path, stores: &[(ComponentKind, PathBuf)]
     findings.0
 }
 
+/// Whether a profile may be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// It is this user's or root's, and nobody else can change it.
+    Own,
+    /// It, or its directory, can be written by others.
+    Writable(PathBuf),
+    /// It, or its directory, belongs to another user.
+    Foreign(PathBuf),
+}
+
+/// Tells who can change a profile. Its commands run as whoever uses it: nobody else may be able to
+/// write it.
+pub fn trust(file: &Path) -> Trust {
+    let Ok(file) = std::fs::canonicalize(file) else { return Trust::Own };
+    let own = nix::unistd::geteuid().as_raw();
+    for path in [Some(file.as_path()), file.parent()].into_iter().flatten() {
+        let Ok(metadata) = std::fs::metadata(path) else { continue };
+        let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+        if metadata.mode() & 0o022 != 0 && !sticky {
+            return Trust::Writable(path.to_path_buf());
+        }
+        if metadata.uid() != own && metadata.uid() != 0 {
+            return Trust::Foreign(path.to_path_buf());
+        }
+    }
+    Trust::Own
+}
+
 struct Findings(Vec<Finding>);
 
 impl Findings {
@@ -53,20 +82,17 @@ impl Findings {
         self.0.push(Finding { severity, key: key.into(), message: message.into() });
     }
 
-    /// A profile's commands run as whoever uses it: nobody else may be able to write it.
     fn trust(&mut self, file: &Path) {
-        let Ok(file) = std::fs::canonicalize(file) else { return };
-        let own = nix::unistd::geteuid().as_raw();
-        for path in [Some(file.as_path()), file.parent()].into_iter().flatten() {
-            let Ok(metadata) = std::fs::metadata(path) else { continue };
-            let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-            if metadata.mode() & 0o022 != 0 && !sticky {
+        match trust(file) {
+            Trust::Own => {}
+            Trust::Writable(path) => {
                 let message = format!(
                     "{} can be written by others, who could have their commands run",
                     path.display()
                 );
                 self.add(Severity::Error, "profile", message);
-            } else if metadata.uid() != own && metadata.uid() != 0 {
+            }
+            Trust::Foreign(path) => {
                 let message = format!("{} belongs to another user", path.display());
                 self.add(Severity::Warning, "profile", message);
             }

@@ -99,8 +99,11 @@ pub(super) fn fill(
     Ok(result)
 }
 
-/// Reads `30s`, `5m`, `2h`, `7d` or `4w`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a length of time: `30s`, `5m`, `2h`, `7d` or `4w`.
+///
+/// # Errors
+/// A message where it is none, or not between a second and ten years.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is no length of time such as 30s, 5m, 2h, 7d or 4w");
     let unit = text.chars().last().ok_or_else(bad)?;
     let number = &text[..text.len() - unit.len_utf8()];

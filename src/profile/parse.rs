@@ -11,11 +11,11 @@ use toml::Spanned;
 use super::command::{Command, duration, fill};
 use super::raw::{
     Raw, RawApp, RawBackup, RawComponent, RawConfig, RawDump, RawEvents, RawPlan, RawRetention,
-    RawSchedule, Text, Words,
+    RawSchedule, RawUnlock, Text, Words,
 };
 use super::{
     App, Backup, Component, ComponentKind, Compression, Config, Dump, Environment, Error, Events,
-    Health, Pattern, Plan, Profile, Retention, Schedule, Selector, Switch, When,
+    Health, Pattern, Plan, Profile, Retention, Schedule, Selector, Switch, Unlock, When,
 };
 
 /// Placeholders that every command knows.
@@ -159,6 +159,9 @@ impl Reader<'_> {
             data,
             vault,
             mount,
+            vault_config: self.optional_path("vault-config", raw.vault_config.as_ref())?,
+            mount_options: raw.mount_options,
+            unlock: raw.unlock.as_ref().map(|unlock| self.unlock(unlock)).transpose()?,
             switch: raw.switch,
             exclude: self.patterns("exclude", &raw.exclude)?,
             sensitive: self.patterns("sensitive", &raw.sensitive)?,
@@ -172,6 +175,27 @@ impl Reader<'_> {
             events: self.events(raw.events)?,
             components,
         })
+    }
+
+    fn unlock(&self, spanned: &Spanned<RawUnlock>) -> Result<Unlock, Error> {
+        let raw = spanned.get_ref();
+        let mut given = Vec::new();
+        if let Some(file) = &raw.key_file {
+            given.push(Unlock::KeyFile(self.path("unlock.key-file", file)?));
+        }
+        if let Some(file) = &raw.passphrase_file {
+            given.push(Unlock::PassphraseFile(self.path("unlock.passphrase-file", file)?));
+        }
+        if let Some(words) = &raw.passphrase_command {
+            let command = self.command("unlock.passphrase-command", words, &COMMON)?;
+            given.push(Unlock::PassphraseCommand(command));
+        }
+        given.extend(raw.keyring.clone().map(Unlock::Keyring));
+        given.extend(raw.secret_service.filter(|wanted| *wanted).map(Unlock::SecretService));
+        match given.pop() {
+            Some(unlock) if given.is_empty() => Ok(unlock),
+            _ => Err(self.invalid("unlock", spanned.span(), "must tell one source")),
+        }
     }
 
     fn components(&self, raw: &[RawComponent]) -> Result<Vec<Component>, Error> {

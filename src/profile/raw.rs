@@ -20,6 +20,9 @@ pub(super) struct Raw {
     pub(super) data: Text,
     pub(super) vault: Option<Text>,
     pub(super) mount: Option<Text>,
+    pub(super) vault_config: Option<Text>,
+    pub(super) mount_options: Option<String>,
+    pub(super) unlock: Option<Spanned<RawUnlock>>,
     #[serde(default)]
     pub(super) switch: Switch,
     #[serde(default)]
@@ -36,6 +39,16 @@ pub(super) struct Raw {
     pub(super) backup: RawBackup,
     #[serde(default)]
     pub(super) events: RawEvents,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawUnlock {
+    pub(super) key_file: Option<Text>,
+    pub(super) passphrase_file: Option<Text>,
+    pub(super) passphrase_command: Option<Words>,
+    pub(super) keyring: Option<String>,
+    pub(super) secret_service: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -122,6 +122,9 @@ fn complaints_name_the_line_and_the_key() {
         ("vault = \"/srv/app/vault\"", 3, "vault: /srv/app/vault lies in the data directory"),
         ("mount = \"/srv/app\"", 3, "mount: is the data directory"),
         ("mount = \"/mnt\"\nswitch = \"in-place\"", 3, "mount: with switch = \"in-place\""),
+        ("unlock = {}", 3, "unlock: must tell one source"),
+        ("unlock = { keyring = \"\", key-file = \"/k\" }", 3, "unlock: must tell one source"),
+        ("unlock = { passphrase = \"no\" }", 3, "unknown field `passphrase`"),
         ("exclude = [\n\"ok\",\n\"../x\"]", 5, "exclude: \"../x\" leads out"),
         ("exclude = [\"/x\"]", 3, "exclude: \"/x\" is not relative"),
         ("exclude = [\"a[\"]", 3, "exclude: "),
@@ -199,6 +202,19 @@ fn complaints_name_the_line_and_the_key() {
     }
     let error = parse("data = \"/x\"\n").unwrap_err().to_string();
     assert!(error.contains("missing field `name`"), "{error}");
+}
+
+#[test]
+fn a_vault_may_be_unlocked_by_itself() {
+    let unlock = |text: &str| parse(&format!("{LEAST}unlock = {{ {text} }}\n")).unwrap().unlock;
+    assert_eq!(unlock("key-file = \"~/k\""), Some(Unlock::KeyFile("/home/ada/k".into())));
+    assert_eq!(unlock("keyring = \"\""), Some(Unlock::Keyring(String::new())));
+    assert_eq!(unlock("secret-service = true"), Some(Unlock::SecretService(true)));
+    let command = unlock("passphrase-command = [\"pass\", \"show\", \"{vault}\"]");
+    assert!(
+        matches!(command, Some(Unlock::PassphraseCommand(words)) if words.words()[0] == "pass")
+    );
+    assert_eq!(parse(LEAST).unwrap().unlock, None);
 }
 
 #[test]

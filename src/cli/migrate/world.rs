@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::archive::KeySet;
 use crate::cli::Context;
 use crate::cli::failure::Failure;
-use crate::cli::{daemon, mount, mounted, umount};
+use crate::cli::mount_request::Request;
+use crate::cli::{daemon, mounted, umount};
 use crate::crypto::MigrationKey;
 use crate::fuse::{Detach, Health, MountOptions, detach};
 use crate::migrate::{BoxError, Mount, MountAccess, Mounter, Operation, VaultAccess, Watch};
@@ -101,13 +101,9 @@ impl Mounter for VaultMounter<'_> {
         let mut options = MountOptions::default();
         options.kernel.read_only = access == MountAccess::ReadOnly;
         options.kernel.allow_other = self.allow_other;
-        let request = mount::Request {
-            vault: self.vault.directory.clone(),
-            mount_point: point.to_owned(),
-            options,
-            log_file: None,
-            stop_timeout: Duration::from_secs(10),
+        let request = Request {
             verbose: self.context.global.verbose,
+            ..Request::new(self.vault.directory.clone(), point.to_owned(), options)
         };
         daemon::start(&request, self.vault.vault.master_key(), self.context).map_err(carried)?;
         Ok(Mount { point: point.to_owned(), content: point.to_owned() })
