@@ -22,8 +22,8 @@ use strongroom::backing::{
 };
 use strongroom::fuse::{MountOptions, MountPoint, MountedVault, Operations};
 use strongroom::vault::{
-    Attributes, Caller, DirectoryEntry, Entry, Error, FallocateMode, InodeNumber, Result,
-    SeekWhence, SetAttributes,
+    Attributes, CachedName, Caller, DirectoryEntry, Entry, Error, FallocateMode, InodeNumber,
+    Result, SeekWhence, SetAttributes,
 };
 
 struct Node {
@@ -298,7 +298,7 @@ impl Operations for Passthrough {
         }
         Ok(filled)
     }
-    fn write(&self, ino: InodeNumber, mut offset: u64, mut data: &[u8]) -> Result<()> {
+    fn write(&self, ino: InodeNumber, mut offset: u64, mut data: &[u8]) -> Result<bool> {
         let node = self.node(ino)?;
         let content = self.content(&node)?;
         while !data.is_empty() {
@@ -306,7 +306,7 @@ impl Operations for Passthrough {
             data = &data[count..];
             offset += u64::try_from(count).unwrap_or(0);
         }
-        Ok(())
+        Ok(false)
     }
     fn sync(&self, ino: InodeNumber, data_only: bool) -> Result<()> {
         let node = self.node(ino)?;
@@ -419,6 +419,15 @@ impl Operations for Passthrough {
     }
     fn remove_xattr(&self, ino: InodeNumber, name: &[u8]) -> Result<()> {
         rustix::fs::removexattr(Self::path_of(&*self.node(ino)?), text(name)?).map_err(fail)
+    }
+    fn cached_inodes(&self) -> usize {
+        self.nodes.read().len()
+    }
+    fn cached_part(&self, _part: usize, _parts: usize) -> Vec<InodeNumber> {
+        Vec::new()
+    }
+    fn cached_name(&self, _ino: InodeNumber) -> Option<CachedName> {
+        None
     }
     fn filesystem_stat(&self) -> Result<FilesystemStat> {
         let node = self.node(InodeNumber::ROOT)?;

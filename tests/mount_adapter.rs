@@ -14,8 +14,8 @@ use std::time::Duration;
 use strongroom::backing::{Access, FileKind, FilesystemStat, RenameMode, Timestamp, XattrMode};
 use strongroom::fuse::{MountOptions, MountPoint, MountedVault, Operations};
 use strongroom::vault::{
-    Attributes, Caller, DirectoryEntry, Entry, Error, FallocateMode, InodeNumber, Result,
-    SeekWhence, SetAttributes,
+    Attributes, CachedName, Caller, DirectoryEntry, Entry, Error, FallocateMode, InodeNumber,
+    Result, SeekWhence, SetAttributes,
 };
 
 /// Knows a root directory and one file, and how to panic.
@@ -114,7 +114,7 @@ impl Operations for Panics {
     fn read(&self, _: InodeNumber, _: u64, _: &mut [u8]) -> Result<usize> {
         self.panic()
     }
-    fn write(&self, _: InodeNumber, _: u64, _: &[u8]) -> Result<()> {
+    fn write(&self, _: InodeNumber, _: u64, _: &[u8]) -> Result<bool> {
         self.panic()
     }
     fn sync(&self, _: InodeNumber, _: bool) -> Result<()> {
@@ -146,6 +146,16 @@ impl Operations for Panics {
     }
     fn set_xattr(&self, _: InodeNumber, _: &[u8], _: &[u8], _: XattrMode) -> Result<()> {
         self.panic()
+    }
+    // Not asked for a request, but in between.
+    fn cached_inodes(&self) -> usize {
+        0
+    }
+    fn cached_part(&self, _: usize, _: usize) -> Vec<InodeNumber> {
+        Vec::new()
+    }
+    fn cached_name(&self, _: InodeNumber) -> Option<CachedName> {
+        None
     }
     fn remove_xattr(&self, _: InodeNumber, _: &[u8]) -> Result<()> {
         self.panic()

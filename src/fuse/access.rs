@@ -14,6 +14,20 @@ pub(super) fn permits(attributes: &Attributes, request: &Request, mask: AccessFl
     mode_permits(attributes, request.uid(), request.gid(), own_groups(), mask.bits())
 }
 
+/// Whether whoever asks is in a group. In doubt (its process is gone, or in a PID namespace that
+/// is not ours) it is: nothing is taken away then.
+pub(super) fn in_group(request: &Request, gid: u32) -> bool {
+    request.gid() == gid
+        || std::fs::read_to_string(format!("/proc/{}/status", request.pid()))
+            .map_or(true, |status| supplementary_groups(&status).any(|group| group == gid))
+}
+
+/// The supplementary groups in the text of a `/proc/PID/status`.
+fn supplementary_groups(status: &str) -> impl Iterator<Item = u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    line.unwrap_or_default().split_whitespace().filter_map(|group| group.parse().ok())
+}
+
 /// The supplementary groups of this process: whoever asks is the same user.
 fn own_groups() -> &'static [u32] {
     static GROUPS: OnceLock<Vec<u32>> = OnceLock::new();
@@ -74,6 +88,14 @@ mod tests {
         assert!(mode_permits(&attributes, 1001, 5, &[], libc::R_OK));
         assert!(!mode_permits(&attributes, 1001, 5, &[], libc::R_OK | libc::W_OK));
         assert!(mode_permits(&attributes, 1000, 100, &[], libc::F_OK));
+    }
+
+    #[test]
+    fn groups_are_read_as_the_kernel_lists_them() {
+        let groups = |status| supplementary_groups(status).collect::<Vec<_>>();
+        assert_eq!(groups("Name:\tx\nGroups:\t4 24 1000 \nNStgid:\t5\n"), [4, 24, 1000]);
+        assert_eq!(groups("Name:\tx\nGroups:\t\n"), [0; 0]);
+        assert_eq!(groups(""), [0; 0]);
     }
 
     #[test]

@@ -23,19 +23,23 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use super::access::permits;
+use super::access::{in_group, permits};
 use super::convert::{
     fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
 };
 use super::negotiation::{AdapterSettings, negotiate};
 use super::operations::Operations;
 use super::pool::Pool;
+use super::prune::{Means, Pruner};
 use super::seek::{Seek, Seeker};
-use crate::backing::{Access, RenameMode};
+use crate::backing::{Access, FileKind, RenameMode};
 use crate::vault::{self, Caller, DirectoryEntry, InodeNumber, SeekWhence, SetAttributes};
 
 /// How long the kernel may believe what it was told: for good, in practice.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The extended attribute that holds a file's access ACL.
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+
 /// A core, served to the kernel.
 pub(super) struct Adapter<C> {
     core: Arc<C>,
@@ -44,6 +48,7 @@ pub(super) struct Adapter<C> {
     stateless_opens: bool,
     stateless_directory_opens: bool,
     seeker: Seeker,
+    pruner: Pruner,
     /// Server threads that are making something durable.
     syncing: AtomicUsize,
     /// Requests so far, by which idleness is known.
@@ -57,13 +62,19 @@ thread_local! {
 }
 
 impl<C: Operations> Adapter<C> {
-    pub(super) fn new(core: Arc<C>, settings: AdapterSettings, seeker: Seeker) -> Self {
+    pub(super) fn new(
+        core: Arc<C>,
+        settings: AdapterSettings,
+        seeker: Seeker,
+        pruner: Pruner,
+    ) -> Self {
         Self {
             core,
             settings,
             stateless_opens: false,
             stateless_directory_opens: false,
             seeker,
+            pruner,
             syncing: AtomicUsize::new(0),
             requests: Arc::default(),
             pool: Pool::default(),
@@ -137,13 +148,27 @@ impl<C: Operations> Adapter<C> {
             ),
             Err(errno) => reply.error(errno),
         }
+        self.pruner.inodes_were_added(&self.core, &self.pool);
     }
 
     /// Set-user-ID, set-group-ID and file capabilities go when somebody without privilege changes
     /// what a file holds.
-    fn drop_privileges(&self, ino: InodeNumber) -> Result<(), Errno> {
-        let changes = SetAttributes { kill_privileges: true, ..SetAttributes::default() };
-        self.call("setattr", |core| core.set_attributes(ino, &changes)).map(drop)
+    fn drop_privileges(&self, request: &Request, ino: InodeNumber) -> Result<(), Errno> {
+        self.call("setattr", |core| {
+            let changes = SetAttributes {
+                kill_privileges: true,
+                outside_group: loses_set_group_id(core, request, ino)?,
+                ..SetAttributes::default()
+            };
+            core.set_attributes(ino, &changes).map(drop)
+        })
+    }
+}
+
+impl<C> Drop for Adapter<C> {
+    fn drop(&mut self) {
+        // The pool waits for all its work.
+        self.pruner.close();
     }
 }
 
@@ -174,6 +199,18 @@ fn errno(error: &vault::Error) -> Errno {
     }
 }
 
+/// Whether a file has the set-group-ID bit and whoever asks is not in its group, for which the
+/// kernel takes the bit away whoever may execute the file.
+fn loses_set_group_id<C: Operations>(
+    core: &C,
+    request: &Request,
+    ino: InodeNumber,
+) -> vault::Result<bool> {
+    let attributes = core.attributes(ino)?;
+    let set = attributes.kind == FileKind::Regular && attributes.mode & libc::S_ISGID != 0;
+    Ok(set && !in_group(request, attributes.gid))
+}
+
 fn caller(request: &Request, umask: u32) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), umask }
 }
@@ -183,6 +220,8 @@ impl<C: Operations> Filesystem for Adapter<C> {
         let agreed = negotiate(config, self.settings);
         self.stateless_opens = agreed.stateless_opens;
         self.stateless_directory_opens = agreed.stateless_directory_opens;
+        let abi = config.kernel_abi();
+        self.pruner.use_means(Means::of_version(abi.0, abi.1));
         Ok(())
     }
 
@@ -197,9 +236,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
                 &file_attributes(&entry.attributes),
                 Generation(entry.generation),
             ),
-            Ok(None) => reply.entry(&FOREVER, &no_file(), Generation(0)),
-            Err(errno) => reply.error(errno),
+            Ok(None) => return reply.entry(&FOREVER, &no_file(), Generation(0)),
+            Err(errno) => return reply.error(errno),
         }
+        self.pruner.inodes_were_added(&self.core, &self.pool);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
@@ -240,17 +280,22 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changes = SetAttributes {
-            mode: mode.map(|mode| mode & 0o7777),
-            uid,
-            gid,
-            size,
-            accessed: set_time(accessed),
-            modified: set_time(modified),
-            // The kernel's own flag for it is not delivered; root is who has CAP_FSETID.
-            kill_privileges: size.is_some() && request.uid() != 0,
-        };
-        match self.call("setattr", |core| core.set_attributes(inode(ino), &changes)) {
+        // The kernel's own flag for it is not delivered; root is who has CAP_FSETID.
+        let kill_privileges = size.is_some() && request.uid() != 0;
+        let changed = self.call("setattr", |core| {
+            let changes = SetAttributes {
+                mode: mode.map(|mode| mode & 0o7777),
+                uid,
+                gid,
+                size,
+                accessed: set_time(accessed),
+                modified: set_time(modified),
+                kill_privileges,
+                outside_group: kill_privileges && loses_set_group_id(core, request, inode(ino))?,
+            };
+            core.set_attributes(inode(ino), &changes)
+        });
+        match changed {
             Ok(attributes) => reply.attr(&FOREVER, &file_attributes(&attributes)),
             Err(errno) => reply.error(errno),
         }
@@ -421,7 +466,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -432,14 +477,19 @@ impl<C: Operations> Filesystem for Adapter<C> {
         reply: ReplyWrite,
     ) {
         let ino = inode(ino);
-        let written = self.call("write", |core| core.write(ino, offset, data)).and_then(|()| {
+        let written = self.call("write", |core| core.write(ino, offset, data)).and_then(|untold| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                self.drop_privileges(ino)?;
+                self.drop_privileges(request, ino)?;
             }
-            u32::try_from(data.len()).map_err(|_| Errno::EINVAL)
+            Ok((u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?, untold))
         });
         match written {
-            Ok(count) => reply.written(count),
+            Ok((count, untold)) => {
+                reply.written(count);
+                if untold {
+                    self.seeker.attributes_changed(ino, &self.pool);
+                }
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -569,6 +619,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
             Err(errno) if !any => reply.error(errno),
             _ => reply.ok(),
         }
+        self.pruner.inodes_were_added(&self.core, &self.pool);
     }
 
     fn fsyncdir(
@@ -603,7 +654,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -612,8 +663,18 @@ impl<C: Operations> Filesystem for Adapter<C> {
         reply: ReplyEmpty,
     ) {
         let Some(mode) = xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
+        let (ino, name) = (inode(ino), name.as_bytes());
         self.answer("setxattr", reply, |core| {
-            core.set_xattr(inode(ino), name.as_bytes(), value, mode)
+            core.set_xattr(ino, name, value, mode)?;
+            // As a chmod(2) by the same caller would; the kernel's own flag for it is not delivered.
+            if name == ACCESS_ACL && request.uid() != 0 && loses_set_group_id(core, request, ino)? {
+                let mode = core.attributes(ino)?.mode & !libc::S_ISGID;
+                core.set_attributes(
+                    ino,
+                    &SetAttributes { mode: Some(mode), ..Default::default() },
+                )?;
+            }
+            Ok(())
         });
     }
 
@@ -631,9 +692,13 @@ impl<C: Operations> Filesystem for Adapter<C> {
         }
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         match self.call("listxattr", |core| core.list_xattr(inode(ino))) {
-            Ok(names) => {
+            Ok(mut names) => {
+                // Nobody else can read them, and ext4 does not name them to others.
+                if request.uid() != 0 {
+                    names.retain(|name| !name.starts_with(b"trusted."));
+                }
                 let mut list = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
                 for name in &names {
                     list.extend_from_slice(name);
@@ -687,6 +752,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
             }
             Err(errno) => reply.error(errno),
         }
+        self.pruner.inodes_were_added(&self.core, &self.pool);
     }
 
     fn bmap(
@@ -740,9 +806,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
     ) {
         let Some(mode) = fallocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let ino = inode(ino);
-        let done = self
-            .call("fallocate", |core| core.fallocate(ino, mode, offset, len))
-            .and_then(|()| if request.uid() == 0 { Ok(()) } else { self.drop_privileges(ino) });
+        let done =
+            self.call("fallocate", |core| core.fallocate(ino, mode, offset, len)).and_then(|()| {
+                if request.uid() == 0 { Ok(()) } else { self.drop_privileges(request, ino) }
+            });
         match done {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),

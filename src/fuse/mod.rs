@@ -12,6 +12,7 @@ mod operations;
 mod pool;
 mod process;
 mod processes;
+mod prune;
 mod seek;
 mod session;
 mod table;

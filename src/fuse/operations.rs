@@ -3,8 +3,8 @@
 
 use crate::backing::{Access, FilesystemStat, RenameMode, XattrMode};
 use crate::vault::{
-    Attributes, Caller, DirectoryEntry, Entry, FallocateMode, FileSystem, InodeNumber, Result,
-    SeekWhence, SetAttributes,
+    Attributes, CachedName, Caller, DirectoryEntry, Entry, FallocateMode, FileSystem, InodeNumber,
+    Result, SeekWhence, SetAttributes,
 };
 
 /// Declares [`Operations`] and hands each one to the method of the same name of
@@ -63,7 +63,7 @@ operations! {
     fn open_file(&self, ino: InodeNumber, access: Access) -> Result<()>;
     fn release(&self, ino: InodeNumber) -> ();
     fn read(&self, ino: InodeNumber, offset: u64, buffer: &mut [u8]) -> Result<usize>;
-    fn write(&self, ino: InodeNumber, offset: u64, data: &[u8]) -> Result<()>;
+    fn write(&self, ino: InodeNumber, offset: u64, data: &[u8]) -> Result<bool>;
     fn sync(&self, ino: InodeNumber, data_only: bool) -> Result<()>;
     fn sync_directory(&self, ino: InodeNumber) -> Result<()>;
     fn fallocate(&self, ino: InodeNumber, mode: FallocateMode, offset: u64, len: u64)
@@ -81,6 +81,9 @@ operations! {
     fn set_xattr(&self, ino: InodeNumber, name: &[u8], value: &[u8], mode: XattrMode)
         -> Result<()>;
     fn remove_xattr(&self, ino: InodeNumber, name: &[u8]) -> Result<()>;
+    fn cached_inodes(&self) -> usize;
+    fn cached_part(&self, part: usize, parts: usize) -> Vec<InodeNumber>;
+    fn cached_name(&self, ino: InodeNumber) -> Option<CachedName>;
     fn filesystem_stat(&self) -> Result<FilesystemStat>;
     fn sync_all(&self) -> Result<()>;
 }

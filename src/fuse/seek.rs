@@ -80,6 +80,18 @@ impl Seeker {
         }
     }
 
+    /// Has the kernel ask for a file's attributes when somebody wants them next. It counts size and
+    /// times itself, but not the room that a file takes.
+    pub(super) fn attributes_changed(&self, ino: InodeNumber, pool: &Pool) {
+        let connection = Arc::clone(&self.connection);
+        // The kernel may wait for an inode that is going, and that for its pages' being written.
+        let _ = pool.submit(Box::new(move || {
+            if let Some(connection) = connection.get() {
+                let _ = connection.notifier.inval_inode(INodeNo(ino.0), -1, 0);
+            }
+        }));
+    }
+
     pub(super) fn seek<C: Operations>(&self, core: &Arc<C>, pool: &Pool, seek: Seek) {
         let clean =
             self.writers.as_ref().is_some_and(|writers| !writers.lock().contains_key(&seek.ino));

@@ -16,6 +16,7 @@ use super::mount::{Detach, KernelOptions, MountPoint, attach, detach, tune, writ
 use super::negotiation::AdapterSettings;
 use super::operations::Operations;
 use super::processes::holders;
+use super::prune::{self, Means, Pruner};
 use super::seek::{Connection, Seeker};
 use super::table::mounted_on;
 
@@ -28,6 +29,9 @@ pub struct MountOptions {
     pub allow_nonempty: bool,
     /// Threads that serve; one a CPU, and at least two, where not given.
     pub threads: Option<usize>,
+    /// Inodes kept in memory, beyond which the kernel is asked to let go of some that nobody uses;
+    /// 400,000 where not given, at some 300 bytes each.
+    pub inode_cache: Option<usize>,
 }
 
 /// A filesystem that is mounted and served by this process.
@@ -37,6 +41,7 @@ pub struct MountedVault {
     mount_point: PathBuf,
     device: (u32, u32),
     sync_all: Box<dyn Fn() -> crate::vault::Result<()> + Send + Sync>,
+    cached_inodes: Box<dyn Fn() -> usize + Send + Sync>,
     worker: Mutex<Option<JoinHandle<Result<(), ServeError>>>>,
     requests: Arc<AtomicU64>,
     ended: Receiver<()>,
@@ -62,6 +67,17 @@ impl MountedVault {
         mount_point: &MountPoint,
         options: &MountOptions,
     ) -> Result<Self, MountError> {
+        Self::mount_with(core, vault, mount_point, options, None)
+    }
+
+    /// The same, keeping the core's memory bounded by other means than the kernel's best.
+    pub(super) fn mount_with<C: Operations>(
+        core: C,
+        vault: &Path,
+        mount_point: &MountPoint,
+        options: &MountOptions,
+        means: Option<Means>,
+    ) -> Result<Self, MountError> {
         let root = rustix::process::geteuid().is_root();
         let mut kernel = options.kernel;
         // Where several users come, somebody must check what each may do.
@@ -86,7 +102,12 @@ impl MountedVault {
         config.n_threads = Some(threads);
         // The kernel itself lets only those in whom the mount admits; `fuser`'s own check would
         // turn its writeback away, which comes as root.
-        let adapter = Adapter::new(Arc::clone(&core), settings, seeker);
+        let pruner = Pruner::new(options.inode_cache.unwrap_or(prune::DEFAULT_LIMIT));
+        if let Some(means) = means {
+            pruner.use_means(means);
+        }
+        let notices = connection.try_clone();
+        let adapter = Adapter::new(Arc::clone(&core), settings, seeker, pruner.share());
         let requests = adapter.requests();
         let session = Session::from_fd(adapter, connection, SessionACL::All, config);
         let session = match session {
@@ -103,7 +124,15 @@ impl MountedVault {
             .map(|entry| entry.device)
             .unwrap_or_default();
         let _ = known.set(Connection { device, notifier: session.notifier() });
+        match notices {
+            Ok(notices) => pruner.connect(notices),
+            Err(error) => tracing::warn!("memory for inodes will not be bounded: {error}"),
+        }
         let weak = Arc::downgrade(&core);
+        let cached_inodes = Box::new({
+            let weak = weak.clone();
+            move || weak.upgrade().map_or(0, |core| core.cached_inodes())
+        });
         let sync_all = Box::new(move || weak.upgrade().map_or(Ok(()), |core| core.sync_all()));
         let (sender, ended) = crossbeam_channel::bounded(0);
         let worker = thread::Builder::new()
@@ -129,10 +158,16 @@ impl MountedVault {
             mount_point: mount_point.path().to_owned(),
             device,
             sync_all,
+            cached_inodes,
             worker: Mutex::new(Some(worker)),
             requests,
             ended,
         })
+    }
+
+    /// How many inodes are in memory.
+    pub fn cached_inodes(&self) -> usize {
+        (self.cached_inodes)()
     }
 
     /// Where it is mounted.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::error::{Error, Result};
-use super::inode::{Inode, METADATA_DIRTY, Open};
+use super::inode::{Inode, METADATA_DIRTY, Open, ROOM_TOLD};
 use super::types::{Attributes, InodeNumber, SetAttributes};
 use crate::backing::{File, FileKind, SetTime, Stat};
 use crate::format::layout::plain_size;
@@ -95,7 +95,7 @@ impl Core {
             return Ok(Handle::File(file.content.read().handle.clone()));
         }
         match &*inode.open.lock() {
-            Some(Open::Pin(file)) => return Ok(Handle::File(file.clone())),
+            Some(Open::Pin(file, _)) => return Ok(Handle::File(file.clone())),
             Some(Open::Directory(directory)) => {
                 return Ok(Handle::Name(directory.clone(), b"."[..].into()));
             }
@@ -107,6 +107,8 @@ impl Core {
 
     /// `stat(2)`.
     pub(super) fn attributes(&self, inode: &Arc<Inode>) -> Result<Attributes> {
+        // Before it is looked at: a write from here on is told of.
+        inode.set_flag(ROOM_TOLD);
         let stat = self.handle(inode)?.stat()?;
         self.plain_attributes(inode, &stat)
     }
@@ -121,6 +123,7 @@ impl Core {
             FileKind::Symlink => self.target_len(inode, stat)?,
             _ => stat.size,
         };
+        inode.set_flag(ROOM_TOLD);
         Ok(Attributes {
             ino: inode.number,
             kind: stat.kind,
@@ -162,7 +165,7 @@ impl Core {
         }
         let handle = self.handle(inode)?;
         if changes.kill_privileges {
-            kill_privileges(&handle)?;
+            kill_privileges(&handle, changes.outside_group)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             handle.set_owner(changes.uid, changes.gid)?;
@@ -193,13 +196,13 @@ impl Core {
 
 /// Clears set-user-ID, set-group-ID and file capabilities, as a write by somebody without
 /// privilege does (`inode(7)`).
-fn kill_privileges(handle: &Handle) -> Result<()> {
+fn kill_privileges(handle: &Handle, outside_group: bool) -> Result<()> {
     let stat = handle.stat()?;
     if stat.kind != FileKind::Regular {
         return Ok(());
     }
     let mut mode = stat.mode & !SET_USER_ID;
-    if mode & GROUP_EXECUTE != 0 {
+    if mode & GROUP_EXECUTE != 0 || outside_group {
         mode &= !SET_GROUP_ID;
     }
     if mode != stat.mode {

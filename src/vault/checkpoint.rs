@@ -159,6 +159,11 @@ fn apply_content(
     content: &mut Content,
     generation: Option<u64>,
 ) -> io::Result<()> {
+    if content.placed > content.size {
+        // The journal has the end of the file, but cutting it in place failed.
+        content.handle.set_len(cipher_size(content.size))?;
+        content.placed = content.size;
+    }
     let mut blocks: Vec<u64> = content
         .live
         .iter()

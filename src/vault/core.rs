@@ -156,6 +156,15 @@ impl Core {
         });
         if gone && inode.locations.lock().is_empty() {
             self.remove_overflows_of(inode);
+            // Its space is free at once, though the periodic commit may still know it.
+            inode.open.lock().take();
+        }
+    }
+
+    /// Lets go of directories that outlived their last reference for the sake of their members.
+    pub(super) fn drop_parents_left(&self) {
+        for inode in self.inodes.parents_left() {
+            self.drop_if_idle(&inode);
         }
     }
 

@@ -56,6 +56,6 @@ fn may_close(inode: &Inode, open: &Option<Open>) -> bool {
     match open {
         Some(Open::Directory(directory)) => Arc::strong_count(directory) == 1,
         Some(Open::File(file)) => Arc::strong_count(file) == 1 && file.is_at_rest(),
-        Some(Open::Pin(_)) | None => false,
+        Some(Open::Pin(..)) | None => false,
     }
 }

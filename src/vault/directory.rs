@@ -1,6 +1,7 @@
 //! Open directories: the descriptor, the directory ID's name cipher, and the way from an inode to
 //! them.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -117,19 +118,24 @@ impl Core {
 
     /// The inode's path below the ciphertext root, for the journal, durable: recovery must find
     /// the file by it, also when a rename of the file or of a directory above it was just made.
-    pub(super) fn journal_path(&self, inode: &Arc<Inode>) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    /// When it has no name any more, or the names on the way to it cannot be made durable.
+    pub(super) fn journal_path(&self, inode: &Arc<Inode>) -> io::Result<Vec<u8>> {
         let mut entries = Vec::new();
         let mut at = inode.clone();
         while !Arc::ptr_eq(&at, self.inodes.root()) {
-            let location = at.location()?;
+            let gone = || io::Error::from_raw_os_error(libc::ESTALE);
+            let location = at.location().ok_or_else(gone)?;
             if location.parent.flag(NAMES_DIRTY) {
-                self.sync_directory(&location.parent).ok()?;
+                self.sync_directory(&location.parent)
+                    .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
             }
             entries.push(location.entry);
             at = location.parent;
         }
         entries.reverse();
-        Some(entries.join(&b'/'))
+        Ok(entries.join(&b'/'))
     }
 
     /// The inode's plain path, for reports of damage; as much of it as can be told.

@@ -11,8 +11,8 @@ use super::recovery::{self, Recovered};
 use super::setup::{OVERFLOW_NAME, TREE_NAME};
 use super::sync::backing_now;
 use super::types::{
-    Attributes, Caller, DirectoryEntry, Entry, FallocateMode, FilesystemOptions, InodeNumber,
-    SeekWhence, SetAttributes,
+    Attributes, CachedName, Caller, DirectoryEntry, Entry, FallocateMode, FilesystemOptions,
+    InodeNumber, SeekWhence, SetAttributes,
 };
 use crate::backing::{
     Access, Directory, FileKind, FilesystemStat, LockOutcome, RenameMode, XattrMode,
@@ -289,8 +289,9 @@ impl FileSystem {
         self.core.read(&self.core.inode(ino)?, offset, buffer)
     }
 
-    /// Writes all of `data`.
-    pub fn write(&self, ino: InodeNumber, offset: u64, data: &[u8]) -> Result<()> {
+    /// Writes all of `data`; whether the [`Attributes::blocks`] told last may have changed, said
+    /// once until they are told again.
+    pub fn write(&self, ino: InodeNumber, offset: u64, data: &[u8]) -> Result<bool> {
         self.core.write(&self.core.inode(ino)?, offset, data)
     }
 
@@ -380,6 +381,21 @@ impl FileSystem {
     /// How many inodes are held in memory.
     pub fn cached_inodes(&self) -> usize {
         self.core.inodes.len()
+    }
+
+    /// Those of one of `parts` parts of them, at random.
+    pub fn cached_part(&self, part: usize, parts: usize) -> Vec<InodeNumber> {
+        self.core.drop_parents_left();
+        self.core.inodes.part(part, parts)
+    }
+
+    /// A name by which an inode is known. `None` for the root, and where none is left.
+    pub fn cached_name(&self, ino: InodeNumber) -> Option<CachedName> {
+        let inode = self.core.inode(ino).ok()?;
+        let location = inode.location()?;
+        let directory = self.core.open_directory(&location.parent).ok()?;
+        let name = self.core.plain_name(&directory, &location.entry)?;
+        Some(CachedName { parent: location.parent.number, name, kind: inode.kind })
     }
 
     /// Makes everything durable and ends cleanly: the journal is emptied and the lock given up.

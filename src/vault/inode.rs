@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,8 +29,8 @@ pub(super) enum Open {
     Directory(Arc<OpenDirectory>),
     /// A regular file's descriptor and content state.
     File(Arc<OpenFile>),
-    /// Anything else, kept because its last known name is gone.
-    Pin(Arc<dyn File>),
+    /// Anything else, kept because its last known name is gone; with a symlink's stored target.
+    Pin(Arc<dyn File>, Option<Box<[u8]>>),
 }
 
 /// Known to have no extended attributes.
@@ -43,6 +43,8 @@ pub(super) const METADATA_DIRTY: u8 = 4;
 pub(super) const LISTED: u8 = 8;
 /// A directory with names changed since its last sync.
 pub(super) const NAMES_DIRTY: u8 = 32;
+/// The room that it takes below was told, and the kernel may believe it.
+pub(super) const ROOM_TOLD: u8 = 128;
 /// Used since the descriptor cache last looked.
 pub(super) const USED: u8 = 16;
 /// A directory whose record is not known to be durable. It stays known until it is, so that its
@@ -55,6 +57,9 @@ pub(super) struct Inode {
     pub(super) generation: u64,
     pub(super) kind: FileKind,
     lookups: AtomicU64,
+    /// For directories: how many locations of inodes in memory are in it. While there are any it
+    /// stays known, so that a rename of it is seen by all of them.
+    members: AtomicU32,
     /// Opens that are not yet released; 0 where the transport sends none.
     pub(super) opens: AtomicU32,
     flags: AtomicU8,
@@ -91,6 +96,9 @@ impl Inode {
     pub(super) fn add_location(&self, parent: &Arc<Inode>, entry: &[u8]) {
         let mut locations = self.locations.lock();
         if !locations.iter().any(|known| known.is(parent, entry)) {
+            parent.members.fetch_add(1, Ordering::AcqRel);
+            // Nearly all have one.
+            locations.reserve_exact(1);
             locations.push(Location { parent: parent.clone(), entry: entry.into() });
         }
     }
@@ -98,7 +106,13 @@ impl Inode {
     /// Removes a name; whether no known one is left.
     pub(super) fn remove_location(&self, parent: &Arc<Inode>, entry: &[u8]) -> bool {
         let mut locations = self.locations.lock();
-        locations.retain(|known| !known.is(parent, entry));
+        locations.retain(|known| {
+            let stays = !known.is(parent, entry);
+            if !stays {
+                parent.members.fetch_sub(1, Ordering::AcqRel);
+            }
+            stays
+        });
         locations.shrink_to_fit();
         locations.is_empty()
     }
@@ -117,6 +131,14 @@ impl Inode {
     }
 }
 
+impl Drop for Inode {
+    fn drop(&mut self) {
+        for location in self.locations.get_mut() {
+            location.parent.members.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
 impl Location {
     fn is(&self, parent: &Arc<Inode>, entry: &[u8]) -> bool {
         Arc::ptr_eq(&self.parent, parent) && *self.entry == *entry
@@ -129,6 +151,9 @@ const SHARDS: usize = 16;
 pub(super) struct InodeTable {
     shards: [RwLock<HashMap<u64, Arc<Inode>>>; SHARDS],
     root: Arc<Inode>,
+    len: AtomicUsize,
+    /// Directories that nobody refers to any more but their members in memory.
+    parents_left: AtomicBool,
     next_generation: AtomicU64,
 }
 
@@ -140,6 +165,8 @@ impl InodeTable {
         let table = Self {
             shards: std::array::from_fn(|_| RwLock::default()),
             root: root.clone(),
+            len: AtomicUsize::new(1),
+            parents_left: AtomicBool::new(false),
             next_generation: AtomicU64::new(1),
         };
         table.shard(InodeNumber::ROOT).write().insert(InodeNumber::ROOT.0, root);
@@ -183,6 +210,7 @@ impl InodeTable {
         let inode = Arc::new(new_inode(number, kind, 0));
         inode.lookups.store(1, Ordering::Relaxed);
         shard.insert(number.0, inode.clone());
+        self.len.fetch_add(1, Ordering::Relaxed);
         inode
     }
 
@@ -207,9 +235,17 @@ impl InodeTable {
         }
         let mut shard = self.shard(inode.number).write();
         let is_current = shard.get(&inode.number.0).is_some_and(|known| Arc::ptr_eq(known, inode));
-        let goes = is_current && inode.lookups.load(Ordering::Acquire) == 0 && may_go(inode);
+        if !is_current || inode.lookups.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        if inode.members.load(Ordering::Acquire) > 0 {
+            self.parents_left.store(true, Ordering::Release);
+            return false;
+        }
+        let goes = may_go(inode);
         if goes {
             shard.remove(&inode.number.0);
+            self.len.fetch_sub(1, Ordering::Relaxed);
         }
         goes
     }
@@ -225,9 +261,34 @@ impl InodeTable {
         self.shards.iter().flat_map(found).collect()
     }
 
+    /// Directories that nobody refers to any more and that have no members in memory now, where
+    /// there may be such.
+    pub(super) fn parents_left(&self) -> Vec<Arc<Inode>> {
+        if !self.parents_left.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        let left = |inode: &&Arc<Inode>| {
+            inode.kind == FileKind::Directory && inode.lookups.load(Ordering::Acquire) == 0
+        };
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(shard.read().values().filter(left).cloned());
+        }
+        found
+    }
+
     /// How many are known.
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// The numbers in one of `parts` parts of the table.
+    pub(super) fn part(&self, part: usize, parts: usize) -> Vec<InodeNumber> {
+        let shards = self.shards.iter().skip(part).step_by(parts.max(1));
+        shards
+            .flat_map(|shard| shard.read().keys().copied().collect::<Vec<_>>())
+            .map(InodeNumber)
+            .collect()
     }
 
     fn shard(&self, number: InodeNumber) -> &RwLock<HashMap<u64, Arc<Inode>>> {
@@ -242,6 +303,7 @@ fn new_inode(number: InodeNumber, kind: FileKind, generation: u64) -> Inode {
         generation,
         kind,
         lookups: AtomicU64::new(0),
+        members: AtomicU32::new(0),
         opens: AtomicU32::new(0),
         flags: AtomicU8::new(0),
         entries: Mutex::new(()),

@@ -27,6 +27,8 @@ pub(super) const SEGMENT_NAMES: [&[u8]; 2] = [b"journal.0", b"journal.1"];
 
 /// Sizes tried for a segment, in bytes, where the disk has no room for the wanted one.
 const SMALL_SEGMENT_SIZES: [u64; 3] = [8 << 20, 2 << 20, 512 << 10];
+/// The number of no file: readers pass over records about it.
+const NOBODY: u32 = u32::MAX;
 /// Room kept in every segment for the records that end it.
 const RESERVE: u64 = 4096;
 
@@ -99,6 +101,14 @@ struct Segment {
     members: HashMap<usize, Arc<Inode>>,
 }
 
+/// Records that a failed write left out: no reader would get past it. What is to stand there has
+/// their places and lengths and means nothing.
+struct Gap {
+    file: Arc<dyn File>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
 struct Inner {
     segments: [Segment; 2],
     next_generation: u64,
@@ -107,6 +117,9 @@ struct Inner {
     /// Sequences handed out whose bytes are not written yet.
     in_flight: BTreeSet<u64>,
     syncing: bool,
+    /// What writes that failed left out.
+    gaps: Vec<Gap>,
+    /// A sync failed: nothing here can be relied on any more.
     failed: Option<i32>,
     durable_until: Timestamp,
     /// Records of blocks appended since the maintenance last looked.
@@ -187,6 +200,7 @@ impl Journal {
             durable_sequence: 0,
             in_flight: BTreeSet::new(),
             syncing: false,
+            gaps: Vec::new(),
             failed: None,
             durable_until: now,
             activity: 0,
@@ -245,11 +259,8 @@ impl Journal {
         if FIRST_RECORD + len + reserve > inner.segments[other].size {
             return Err(AppendError::Failed(io::Error::from_raw_os_error(libc::ENOSPC)));
         }
+        self.activate(inner, other).map_err(AppendError::Failed)?;
         inner.segments[active].state = SegmentState::Filled;
-        if let Err(error) = self.activate(inner, other) {
-            inner.failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
-            return Err(AppendError::Failed(error));
-        }
         self.signal.raise();
         Ok(other)
     }
@@ -265,7 +276,7 @@ impl Journal {
         &self,
         owner: RecordOwner<'_>,
         record: &FileRecord<'_>,
-        path: impl FnOnce() -> Option<Vec<u8>>,
+        path: impl FnOnce() -> io::Result<Vec<u8>>,
     ) -> Result<Appended, AppendError> {
         let payload_len = match record {
             FileRecord::Blocks { sealed, .. } => BLOCKS_PREFIX_LEN + sealed.len(),
@@ -277,6 +288,7 @@ impl Journal {
         let mut inner = self.inner.lock();
         loop {
             check(&inner)?;
+            mend(&mut inner).map_err(AppendError::Failed)?;
             let known =
                 inner.segments[active_index(&inner)].generation == owner.reference.generation;
             let file_record_len = match (&path_if_needed, known) {
@@ -284,14 +296,9 @@ impl Journal {
                 (Some(path), false) => file_record_len(path),
                 (None, false) => {
                     // Resolving the path takes other locks: not under this one.
-                    MutexGuard::unlocked(&mut inner, || {
-                        path_if_needed = path.take().and_then(|path| path());
-                    });
-                    if path_if_needed.is_none() {
-                        return Err(AppendError::Failed(io::Error::from_raw_os_error(
-                            libc::ESTALE,
-                        )));
-                    }
+                    let resolved =
+                        MutexGuard::unlocked(&mut inner, || path.take().map(|path| path()));
+                    path_if_needed = resolved.transpose().map_err(AppendError::Failed)?;
                     continue;
                 }
             };
@@ -339,23 +346,14 @@ impl Journal {
         if let Some((place, record)) = &file_record {
             self.codec.encode(place, record, &mut bytes);
         }
-        match record {
-            FileRecord::Blocks { first, sealed } => {
-                self.codec.encode_blocks(&record_place, local, *first, sealed, &mut bytes);
-            }
-            FileRecord::Resize { size, tail } => {
-                self.codec.encode(
-                    &record_place,
-                    &Record::Resize { local, size: *size, tail: tail.to_vec() },
-                    &mut bytes,
-                );
-            }
-            FileRecord::Punch { first, count } => {
-                let record = Record::Punch { local, first: *first, count: *count };
-                self.codec.encode(&record_place, &record, &mut bytes);
-            }
-        }
-        self.finish_write(&file, &bytes, start, &sequences).map_err(AppendError::Failed)?;
+        let file_record_len = bytes.len();
+        self.encode_file_record(&record_place, local, record, &mut bytes);
+        let filler = |mut bytes: Vec<u8>| {
+            bytes.truncate(file_record_len);
+            self.encode_file_record(&record_place, NOBODY, record, &mut bytes);
+            bytes
+        };
+        self.finish_write(&file, bytes, start, &sequences, filler).map_err(AppendError::Failed)?;
         Ok(Appended {
             generation: segment_generation,
             payload: record_place.offset + to_u64(RECORD_HEADER_LEN + BLOCKS_PREFIX_LEN),
@@ -363,10 +361,33 @@ impl Journal {
         })
     }
 
+    fn encode_file_record(
+        &self,
+        place: &Place,
+        local: u32,
+        record: &FileRecord<'_>,
+        bytes: &mut Vec<u8>,
+    ) {
+        match record {
+            FileRecord::Blocks { first, sealed } => {
+                self.codec.encode_blocks(place, local, *first, sealed, bytes);
+            }
+            FileRecord::Resize { size, tail } => {
+                let record = Record::Resize { local, size: *size, tail: tail.to_vec() };
+                self.codec.encode(place, &record, bytes);
+            }
+            FileRecord::Punch { first, count } => {
+                let record = Record::Punch { local, first: *first, count: *count };
+                self.codec.encode(place, &record, bytes);
+            }
+        }
+    }
+
     /// Appends a record about the journal itself; there is always room for these.
     fn append_own(&self, record: &Record) -> io::Result<u64> {
         let mut inner = self.inner.lock();
         check(&inner).map_err(into_io)?;
+        mend(&mut inner)?;
         let mut bytes = Vec::new();
         let active = active_index(&inner);
         let segment = &inner.segments[active];
@@ -386,25 +407,30 @@ impl Journal {
         inner.segments[active].head += to_u64(bytes.len());
         inner.segments[active].unsynced = true;
         drop(inner);
-        self.finish_write(&file, &bytes, place.offset, &[place.sequence])?;
+        // What it says stays true.
+        self.finish_write(&file, bytes, place.offset, &[place.sequence], |bytes| bytes)?;
         Ok(place.sequence)
     }
 
+    /// Writes records into their place; `filler` makes of them what may stand there when that fails.
     fn finish_write(
         &self,
         file: &Arc<dyn File>,
-        bytes: &[u8],
+        bytes: Vec<u8>,
         offset: u64,
         sequences: &[u64],
+        filler: impl FnOnce(Vec<u8>) -> Vec<u8>,
     ) -> io::Result<()> {
-        let outcome = file.write_at(bytes, offset);
+        let outcome = file.write_at(&bytes, offset);
         let mut inner = self.inner.lock();
         for sequence in sequences {
             inner.in_flight.remove(sequence);
         }
-        if let Err(error) = &outcome {
-            // A gap: no reader would get past it.
-            inner.failed = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        if outcome.is_err() {
+            inner.gaps.push(Gap { file: file.clone(), offset, bytes: filler(bytes) });
+            for segment in &mut inner.segments {
+                segment.unsynced = true;
+            }
         }
         self.written.notify_all();
         outcome
@@ -432,6 +458,11 @@ impl Journal {
                 && inner.in_flight.first().is_some_and(|first| *first <= end)
             {
                 self.written.wait(&mut inner);
+            }
+            if let Err(error) = mend(&mut inner) {
+                inner.syncing = false;
+                self.synced.notify_all();
+                return Err(error);
             }
             let files: Vec<_> = inner
                 .segments
@@ -592,6 +623,15 @@ fn active_index(inner: &Inner) -> usize {
 
 fn filled(inner: &Inner) -> Option<&Segment> {
     inner.segments.iter().find(|segment| segment.state == SegmentState::Filled)
+}
+
+/// Fills the gaps that failed writes left, or says why it cannot be.
+fn mend(inner: &mut Inner) -> io::Result<()> {
+    while let Some(gap) = inner.gaps.last() {
+        gap.file.write_at(&gap.bytes, gap.offset)?;
+        inner.gaps.pop();
+    }
+    Ok(())
 }
 
 fn check(inner: &Inner) -> Result<(), AppendError> {

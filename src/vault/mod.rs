@@ -12,6 +12,7 @@ mod descriptors;
 mod directory;
 mod error;
 mod filesystem;
+mod holes;
 mod inode;
 mod journal;
 mod listing;
@@ -39,12 +40,14 @@ pub use setup::{
 };
 pub use slots::NewSlot;
 pub use types::{
-    Attributes, Caller, DirectoryEntry, Entry, FallocateMode, FilesystemOptions, InodeNumber,
-    SeekWhence, SetAttributes,
+    Attributes, CachedName, Caller, DirectoryEntry, Entry, FallocateMode, FilesystemOptions,
+    InodeNumber, SeekWhence, SetAttributes,
 };
 pub use vault_error::VaultError;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -163,17 +163,32 @@ impl Core {
         if inode.kind != FileKind::Symlink {
             return Err(Error::Invalid);
         }
-        let (directory, entry) = self.holder(inode)?;
-        let text = directory.directory.read_link(&entry).map_err(not_found)?;
-        let damaged = || Error::Damaged { what: "a symlink target" };
-        let whole = match split_overflow(&text) {
-            Some((id, first)) => match self.overflow.read_link(id.as_bytes()) {
-                Err(error) if is_not_found(&error) => return Err(damaged()),
-                rest => [first, &rest?].concat(),
-            },
-            None => text,
+        let pinned = match &*inode.open.lock() {
+            Some(Open::Pin(_, target)) => target.as_ref().map(|target| target.to_vec()),
+            _ => None,
         };
-        self.codecs.symlinks.open(&whole).map_err(|_| damaged())
+        let whole = match pinned {
+            Some(target) => target,
+            None => {
+                let (directory, entry) = self.holder(inode)?;
+                self.stored_target(&directory, &entry)?
+            }
+        };
+        self.codecs.symlinks.open(&whole).map_err(|_| Error::Damaged { what: "a symlink target" })
+    }
+
+    /// A symlink's target as it is stored, with what overflowed.
+    fn stored_target(&self, directory: &OpenDirectory, entry: &[u8]) -> Result<Vec<u8>> {
+        let text = directory.directory.read_link(entry).map_err(not_found)?;
+        match split_overflow(&text) {
+            Some((id, first)) => match self.overflow.read_link(id.as_bytes()) {
+                Err(error) if is_not_found(&error) => {
+                    Err(Error::Damaged { what: "a symlink target" })
+                }
+                rest => Ok([first, &rest?].concat()),
+            },
+            None => Ok(text),
+        }
     }
 
     /// Creates a directory: under a temporary name, given its record, then renamed.
@@ -347,7 +362,11 @@ impl Core {
             _ => {
                 let mut open = inode.open.lock();
                 if open.is_none() {
-                    *open = Some(Open::Pin(Arc::from(directory.directory.pin(entry)?)));
+                    let file = Arc::from(directory.directory.pin(entry)?);
+                    // A damaged target can still be deleted.
+                    let target = (inode.kind == FileKind::Symlink)
+                        .then(|| self.stored_target(directory, entry).unwrap_or_default());
+                    *open = Some(Open::Pin(file, target.map(Vec::into_boxed_slice)));
                 }
                 Ok(())
             }

@@ -1,19 +1,16 @@
-//! Changing a file's size and its holes: truncate, fallocate, and seeking data and holes.
+//! Changing a file's size and its holes: truncate and fallocate.
 
 use std::sync::Arc;
 
-use super::content::{Content, FileKeyed, LiveBlock, to_u64};
+use super::content::{Content, FileKeyed, LiveBlock};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::Inode;
 use super::journal::{BlockPlace, FileRecord, FileReference, RecordOwner};
-use super::types::{FallocateMode, SeekWhence};
+use super::types::FallocateMode;
 use super::write::{Route, Stop};
 use crate::backing::SetTime;
-use crate::format::header::HEADER_LEN;
-use crate::format::layout::{
-    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, MAX_PLAIN_SIZE, cipher_size,
-};
+use crate::format::layout::{BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, MAX_PLAIN_SIZE, cipher_size};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -299,77 +296,6 @@ impl Core {
         let zeros = vec![0; usize::try_from(until - from).map_err(|_| Error::Invalid)?];
         self.write_content(inode, content, from, &zeros)
     }
-
-    /// `lseek(2)` for data and holes.
-    pub(super) fn seek_content(
-        &self,
-        inode: &Arc<Inode>,
-        offset: u64,
-        whence: SeekWhence,
-    ) -> Result<u64> {
-        let file = self.open_content(inode)?;
-        let content = file.content.read();
-        if offset >= content.size {
-            return Err(Error::NoOffset);
-        }
-        let start = BlockIndex::containing(offset);
-        let found = match whence {
-            SeekWhence::Data => next_data(&content, start)?
-                .map(|block| block.plain_offset().max(offset))
-                .filter(|at| *at < content.size),
-            SeekWhence::Hole => {
-                Some(next_hole(&content, start)?.plain_offset().max(offset).min(content.size))
-            }
-        };
-        found.ok_or(Error::NoOffset)
-    }
-}
-
-/// The first block at or after `from` with data.
-fn next_data(content: &Content, from: BlockIndex) -> Result<Option<BlockIndex>> {
-    let live = content
-        .live
-        .range(from.0..)
-        .find(|(_, block)| block.is_pending())
-        .map(|(index, _)| BlockIndex(*index));
-    let placed = content
-        .handle
-        .seek_data(from.cipher_offset())?
-        .map(|at| BlockIndex(at.saturating_sub(to_u64(HEADER_LEN)) / to_u64(CIPHER_BLOCK_SIZE)));
-    Ok(match (live, placed) {
-        (Some(live), Some(placed)) => Some(live.min(placed)),
-        (live, placed) => live.or(placed),
-    })
-}
-
-/// The first block at or after `from` that is a hole; the one after the last where there is none.
-fn next_hole(content: &Content, from: BlockIndex) -> Result<BlockIndex> {
-    let end = BlockIndex::count(content.size);
-    let mut at = from;
-    while at < end {
-        if content.live.get(&at.0).is_some_and(LiveBlock::is_pending) {
-            at = at.next();
-            continue;
-        }
-        let Some(hole) = content.handle.seek_hole(at.cipher_offset())? else { return Ok(at) };
-        let candidate =
-            BlockIndex(hole.saturating_sub(to_u64(HEADER_LEN)).div_ceil(to_u64(CIPHER_BLOCK_SIZE)))
-                .max(at);
-        if candidate >= end {
-            let pending = content.live.range(at.0..).any(|(_, block)| block.is_pending());
-            return Ok(if pending { candidate } else { end });
-        }
-        // Only a block that is a hole from end to end counts.
-        let data = content.handle.seek_data(candidate.cipher_offset())?;
-        let whole = data.is_none_or(|data| {
-            data >= candidate.next().cipher_offset().min(cipher_size(content.size))
-        });
-        if whole && !content.live.get(&candidate.0).is_some_and(LiveBlock::is_pending) {
-            return Ok(candidate);
-        }
-        at = candidate.next();
-    }
-    Ok(end)
 }
 
 fn keys(content: &Content, first: BlockIndex, after: BlockIndex) -> Vec<u64> {

@@ -28,6 +28,9 @@ pub const OVERFLOW_NAME: &str = "overflow";
 pub const DERIVATION_TIME: Duration = Duration::from_secs(1);
 
 const DIRECTORY_MODE: u32 = 0o700;
+/// Of the root that the mount shows. The vault around it keeps others from the ciphertext, and the
+/// kernel from the mount unless it is made with `allow_other`, when they shall find it open.
+const ROOT_MODE: u32 = 0o755;
 
 /// A vault. Only an unlocked one has a master key:
 ///
@@ -198,8 +201,8 @@ impl Vault<Unlocked> {
         }
 
         let Prepared { config, master, slot } = prepared;
-        for name in [TREE_NAME, OVERFLOW_NAME] {
-            root.make_directory(name.as_bytes(), DIRECTORY_MODE)
+        for (name, mode) in [(TREE_NAME, ROOT_MODE), (OVERFLOW_NAME, DIRECTORY_MODE)] {
+            root.make_directory(name.as_bytes(), mode)
                 .map_err(failed("create", &path.join(name)))?;
         }
         FileSystem::format(&**root, &master).map_err(|error| {

@@ -87,6 +87,7 @@ fn a_new_vault_has_its_layout_and_opens() {
     assert_eq!(names, ["overflow", "tree", "vault.json", "vault.json.backup", "vault.json.lock"]);
     let mode = |name: &str| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode("") & !0o022, 0o700);
+    assert_eq!(mode(TREE_NAME), 0o755);
     assert_eq!(mode("vault.json") & !0o022, 0o600);
     assert!(vault.copies_agree());
 

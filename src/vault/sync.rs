@@ -162,6 +162,7 @@ impl Core {
         for inode in &batch {
             self.drop_if_idle(inode);
         }
+        self.drop_parents_left();
         Ok(())
     }
 

@@ -314,3 +314,69 @@ proptest! {
         run(&Place::system(), &steps);
     }
 }
+
+/// Cipher blocks lie across the borders of the blocks below; data and holes are told to the plain
+/// block all the same.
+#[test]
+fn data_and_holes_are_told_to_the_block() {
+    const BLOCK: u64 = 4096;
+    let place = Place::system();
+    let fs = place.open();
+    let ino = fs.create(&CALLER, InodeNumber::ROOT, b"sparse", 0o644).unwrap().attributes.ino;
+    let size = SetAttributes { size: Some(256 * BLOCK), ..SetAttributes::default() };
+    fs.set_attributes(ino, &size).unwrap();
+    let seek = |at: u64, whence| fs.seek(ino, at * BLOCK, whence).ok().map(|at| at / BLOCK);
+    assert_eq!(seek(0, SeekWhence::Data), None);
+    assert_eq!(seek(0, SeekWhence::Hole), Some(0));
+    fs.write(ino, 16 * BLOCK, &[1; BLOCK as usize]).unwrap();
+    assert_eq!(seek(0, SeekWhence::Data), Some(16));
+    assert_eq!(seek(16, SeekWhence::Hole), Some(17));
+    assert_eq!(seek(17, SeekWhence::Data), None);
+    fs.write(ino, 0, &vec![1; 256 * BLOCK as usize]).unwrap();
+    for (first, after) in [(32, 96), (100, 103), (200, 256)] {
+        let len = (after - first) * BLOCK;
+        fs.fallocate(ino, FallocateMode::PunchHole, first * BLOCK, len).unwrap();
+        assert_eq!(seek(first - 1, SeekWhence::Hole), Some(first));
+        assert_eq!(seek(first, SeekWhence::Hole), Some(first));
+        assert_eq!(seek(first, SeekWhence::Data), Some(after).filter(|after| *after < 256));
+    }
+    fs.close().unwrap();
+}
+
+/// A directory is forgotten before a file that was found in it: the file is also known by a name
+/// elsewhere. When the directory then moves, the file must still be found by the name in it.
+#[test]
+fn a_forgotten_directory_that_moves_takes_its_members_along() {
+    let place = Place::memory();
+    let fs = place.open();
+    let make = |name: &[u8]| fs.make_directory(&CALLER, InodeNumber::ROOT, name, 0o755).unwrap();
+    let (one, two) = (make(b"one").attributes.ino, make(b"two").attributes.ino);
+    let file = fs.create(&CALLER, one, b"file", 0o644).unwrap().attributes.ino;
+    fs.release(file);
+    fs.write(file, 0, b"content").unwrap();
+    fs.hard_link(file, two, b"link").unwrap();
+    fs.sync_all().unwrap();
+    fs.forget(two, 1);
+    let rename = |from: &[u8], to: &[u8]| {
+        fs.rename(InodeNumber::ROOT, from, InodeNumber::ROOT, to, RenameMode::Replace).unwrap();
+    };
+    fs.lookup(InodeNumber::ROOT, b"two").unwrap();
+    rename(b"two", b"moved");
+    fs.forget(two, 1);
+    // Nothing but the name in the directory that moved is left, and every descriptor is given up.
+    fs.unlink(one, b"file").unwrap();
+    fs.sync_all().unwrap();
+    for number in 0..2000 {
+        let name = format!("other-{number}");
+        let other = fs.create(&CALLER, one, name.as_bytes(), 0o644).unwrap().attributes.ino;
+        fs.release(other);
+    }
+    assert_eq!(read_all(&fs, file), b"content");
+    assert_eq!(fs.attributes(file).unwrap().links, 1);
+    // And what nobody refers to any more is forgotten.
+    fs.forget(file, 2);
+    fs.unlink(one, b"other-0").unwrap();
+    fs.sync_all().unwrap();
+    assert!(fs.lookup(two, b"link").is_err());
+    fs.close().unwrap();
+}

@@ -78,6 +78,9 @@ pub struct SetAttributes {
     /// Whether set-user-ID, set-group-ID and file capabilities must go with the change, because
     /// somebody without privilege makes it.
     pub kill_privileges: bool,
+    /// With `kill_privileges`: set-group-ID goes also from a file that its group may not execute,
+    /// because whoever makes the change is not in that group.
+    pub outside_group: bool,
 }
 
 impl Default for SetAttributes {
@@ -90,8 +93,20 @@ impl Default for SetAttributes {
             accessed: SetTime::Keep,
             modified: SetTime::Keep,
             kill_privileges: false,
+            outside_group: false,
         }
     }
+}
+
+/// A name by which an inode in memory was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedName {
+    /// The directory.
+    pub parent: InodeNumber,
+    /// The plain name.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub kind: FileKind,
 }
 
 /// One entry of a plain directory listing. `.` and `..` are listed too.

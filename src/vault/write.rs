@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::content::{Content, FileKeyed, LiveBlock, OpenFile, prefix, to_u64, with_scratch};
 use super::core::Core;
 use super::error::{Error, Result};
-use super::inode::{DATA_DIRTY, Inode};
+use super::inode::{DATA_DIRTY, Inode, ROOM_TOLD};
 use super::journal::{AppendError, BlockPlace, FileRecord, RecordOwner};
 use crate::backing::SetTime;
 use crate::format::header::{FileId, HEADER_LEN};
@@ -102,17 +102,23 @@ impl Core {
         }
     }
 
-    /// Writes all of `data`.
-    pub(super) fn write(&self, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<()> {
+    /// Writes all of `data`; whether the file may take other room below than was told.
+    pub(super) fn write(&self, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<bool> {
         self.check_writable()?;
-        if offset.checked_add(to_u64(data.len())).is_none_or(|end| end > MAX_PLAIN_SIZE) {
-            return Err(Error::TooLarge);
-        }
+        let end = offset
+            .checked_add(to_u64(data.len()))
+            .filter(|end| *end <= MAX_PLAIN_SIZE)
+            .ok_or(Error::TooLarge)?;
         if data.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let file = self.open_content(inode)?;
-        self.with_content(&file, |content| self.write_content(inode, content, offset, data))
+        let mut takes_room = false;
+        self.with_content(&file, |content| {
+            takes_room |= content.sparse || end > content.placed;
+            self.write_content(inode, content, offset, data)
+        })?;
+        Ok(takes_room && inode.clear_flag(ROOM_TOLD))
     }
 
     pub(super) fn write_content(
@@ -154,9 +160,10 @@ impl Core {
             }
             let run = Run { route, first: at, after: run_after, new_size };
             self.write_run(inode, content, run, offset, data)?;
+            // What is written is there, also if the rest fails.
+            content.size = content.size.max(run_after.plain_offset().min(end));
             at = run_after;
         }
-        content.size = new_size;
         content.written_since_sync = content.written_since_sync.saturating_add(to_u64(data.len()));
         Ok(())
     }
@@ -346,6 +353,10 @@ impl Core {
             self.write_header(content, keyed)?;
         }
         reserve_space(content, first, sealed.len())?;
+        if !self.options.kernel_keeps_times {
+            // The file itself is not touched until the blocks are written in place.
+            content.handle.set_times(SetTime::Keep, SetTime::Now)?;
+        }
         let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
         let record = FileRecord::Blocks { first, sealed };
         let appended = journal.append(owner, &record, || self.journal_path(inode))?;
@@ -361,10 +372,6 @@ impl Core {
             }
             content.live.insert(index.0, live);
             offset += to_u64(block.len());
-        }
-        if !self.options.kernel_keeps_times {
-            // The file itself is not touched until the blocks are written in place.
-            content.handle.set_times(SetTime::Keep, SetTime::Now)?;
         }
         Ok(())
     }

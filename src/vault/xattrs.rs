@@ -212,6 +212,10 @@ fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > XATTR_NAME_MAX {
         return Err(Error::Range);
     }
+    // A namespace alone names nothing (xattr(7)).
+    if matches!(name, b"user." | b"trusted.") {
+        return Err(Error::Invalid);
+    }
     Ok(())
 }
 
