@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::print_stderr, reason = "a test that is not run says so")]
 
+pub mod posix;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -143,8 +145,19 @@ impl Place {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let root = directory.path().canonicalize().expect("its path");
+        Self::make(directory, root.join("vault"))
+    }
+
+    /// With the vault in a directory of the test's choosing.
+    pub fn with_vault_in(parent: &Path) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::make(directory, parent.canonicalize().expect("a path").join("vault"))
+    }
+
+    fn make(directory: TempDir, vault: PathBuf) -> Self {
+        let root = directory.path().canonicalize().expect("its path");
         let place = Self {
-            vault: root.join("vault"),
+            vault,
             mount_point: root.join("mount"),
             passphrase: root.join("passphrase"),
             directory,
@@ -202,6 +215,13 @@ impl Place {
     #[track_caller]
     pub fn umount(&self) {
         run(&mut self.umount_command()).expect(0);
+    }
+
+    /// Unmounts when whatever uses the mount has been let go of.
+    #[track_caller]
+    pub fn umount_after<T>(&self, user: T) {
+        drop(user);
+        self.umount();
     }
 
     /// The process that serves the mount.
