@@ -27,6 +27,10 @@ fn start(place: &Place, options: &[&str], script: &str) -> Child {
     child
 }
 
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 fn is_locked(place: &Place) -> bool {
     run(strongroom().args(["status", "--json"]).arg(&place.vault)).code == Some(0)
 }
@@ -320,6 +324,14 @@ fn the_helper_of_mount_is_this_program() {
     assert!(!place.is_mounted());
     call(&["-n"]).expect(0);
     assert!(place.is_mounted());
+    // umount(8) does not wait until the vault is closed; mounting does.
+    for _ in 0..5 {
+        fs::write(place.mount_point.join("file"), vec![1; 1 << 20]).unwrap();
+        let mut umount = Command::new(if is_root() { "umount" } else { "fusermount3" });
+        umount.args(if is_root() { None } else { Some("-u") }).arg(&place.mount_point);
+        run(&mut umount).expect(0);
+        call(&[]).expect(0);
+    }
     place.umount();
 }
 

@@ -11,12 +11,16 @@ use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::mount_options::MountFlags;
+use super::mounted::{self, Owner, Watched};
 use super::profile_args;
 use super::prompt::SecretArgs;
 use super::vault_args::{ConfigArgs, unlock};
 use crate::fuse::{MountOptions, MountPoint};
 use crate::profile::duration;
 use crate::vault::{Unlocked, Vault};
+
+/// How long a vault that is unmounted may take to be closed.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// How a vault is mounted and unlocked.
 #[derive(Clone, Debug, clap::Args)]
@@ -168,11 +172,24 @@ impl Prepared {
     pub fn unlock(&self, context: &Context) -> Result<Vault<Unlocked>, Failure> {
         // Before anybody is asked for anything.
         self.request.check_mount_point()?;
-        if let Some(owner) = super::mounted::owner(&self.request.vault) {
+        if let Some(owner) = owner_that_stays(&self.request.vault) {
             return Err(in_use(&format!("process {} on host {}", owner.pid, owner.host)));
         }
         unlock(&self.config.open(&self.request.vault, context)?, &self.secret, context)
     }
+}
+
+/// Who holds the vault. One that is unmounted already, but not closed yet, is given a moment: the
+/// umount(8) that everybody has does not wait for it.
+fn owner_that_stays(vault: &Path) -> Option<Owner> {
+    let owner = mounted::owner(vault)?;
+    if owner.is_here()
+        && mounted::mounts_of(vault).is_empty()
+        && Watched::new(owner.pid).is_none_or(|process| process.wait(CLOSING))
+    {
+        return mounted::owner(vault);
+    }
+    Some(owner)
 }
 
 fn of_flags(flags: MountFlags) -> SecretArgs {

@@ -183,7 +183,7 @@ pub(super) fn attach(
 }
 
 /// Whether this process may mount without being root, as in a user namespace of its own.
-fn may_mount() -> bool {
+pub(super) fn may_mount() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|capabilities| {
         capabilities.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN)
     })

@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 
 use super::adapter::Adapter;
 use super::error::{MountError, ServeError, UnmountError};
-use super::mount::{Detach, KernelOptions, MountPoint, attach, detach, tune, write_back_all};
+use super::mount::{
+    Detach, KernelOptions, MountPoint, attach, detach, may_mount, tune, write_back_all,
+};
 use super::negotiation::AdapterSettings;
 use super::operations::Operations;
 use super::processes::holders;
@@ -149,7 +151,7 @@ impl MountedVault {
             })
             .map_err(MountError::Connection)?;
         tune(device);
-        if !root {
+        if !root && may_mount() {
             // In a user namespace the kernel takes the root directory for a stranger's, and lets
             // nobody write to it, until it has asked for its attributes.
             let _ = mount_point.path().metadata();
