@@ -3,11 +3,13 @@
 //! profiles. Nothing here changes a byte, a name or a modification time of what it looks at.
 //!
 //! [`scan`] finds the components of a tree, [`check`] runs a store's own check, [`summary`] tells
-//! facts to compare before and after a copy, [`open_files()`] tells which processes are in the way.
+//! facts to compare before and after a copy, [`open_files()`] tells which processes are in the way,
+//! [`copy_live`] copies stores that are in use.
 
 mod chroma;
 mod duckdb;
 mod error;
+mod live;
 mod lmdb;
 mod neo4j;
 mod open_files;
@@ -26,6 +28,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use error::Error;
+pub use live::{LiveCopy, copy_live};
 pub use open_files::{Holder, OpenFile, OpenFiles, open_files};
 
 /// The kind of a store.

@@ -10,7 +10,7 @@ use pages::{
     HEADER, MAX_DEPTH, Meta, NODE_BIG, NODE_DUPLICATES, NODE_TREE, NONE, Node, PAGE_BRANCH,
     PAGE_LEAF, PAGE_LEAF_FIXED, PAGE_OVERFLOW, Pages, Tree, branch, key_count,
 };
-pub(super) use pages::{Kind, recognise};
+pub(super) use pages::{Kind, MAGIC, recognise};
 
 use super::report::{Findings, not_checked};
 use super::source::{Source, u16_at, u32_at, u64_at};

@@ -3,7 +3,7 @@
 use super::super::Error;
 use super::super::source::{Source, u16_at, u32_at, u64_at};
 
-pub(super) const MAGIC: u32 = 0xBEEF_C0DE;
+pub(in crate::stores) const MAGIC: u32 = 0xBEEF_C0DE;
 /// The root of an empty tree.
 pub(super) const NONE: u64 = u64::MAX;
 
