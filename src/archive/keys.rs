@@ -122,6 +122,15 @@ impl Keyring {
         self
     }
 
+    /// A new key set with a slot for each secret of the ring.
+    ///
+    /// # Errors
+    /// Those of [`KeySet::of_secrets`].
+    pub fn new_set(&self, cost: Argon2Parameters, created: u64) -> Result<KeySet> {
+        let secrets: Vec<_> = self.secrets.iter().map(|secret| (secret, "")).collect();
+        KeySet::of_secrets(&secrets, cost, created)
+    }
+
     fn remember(&self, set: KeySet) {
         self.sets.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(set);
     }

@@ -13,7 +13,7 @@ use super::compress::decompressor;
 use super::error::{Error, Result};
 use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
 use super::index::{Lines, parse_part, read_own};
-use super::keys::Keyring;
+use super::keys::{KeySet, Keyring};
 use super::metadata::{
     ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
@@ -109,6 +109,17 @@ impl ArchiveReader {
     /// When it cannot be read, no secret of the ring opens it, or it was altered.
     pub fn open(path: &Path, keyring: &Keyring) -> Result<Self> {
         Self::of_file(open_file(path)?, path, &|header| keyring.unlock(header))
+    }
+
+    /// The same, with the key set that it was sealed with.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; [`Error::WrongSecret`] where it was sealed with another one.
+    pub fn open_with(path: &Path, keys: &KeySet) -> Result<Self> {
+        Self::of_file(open_file(path)?, path, &|header| {
+            let key = keys.archive_key(header.unverified().id);
+            if header.is_authentic(&key) { Ok(key) } else { Err(Error::WrongSecret) }
+        })
     }
 
     /// Opens an archive of which the key set is known.

@@ -2,7 +2,7 @@ use super::*;
 use std::collections::BTreeSet;
 
 /// An archive of several segments, sealed by "secret", and the pieces of it.
-fn sealed() -> (tempfile::TempDir, Vec<u8>) {
+pub(super) fn sealed() -> (tempfile::TempDir, Vec<u8>) {
     let source = tempfile::tempdir().unwrap();
     let mut state = 1u64;
     let mut noise = || {
@@ -21,7 +21,7 @@ fn sealed() -> (tempfile::TempDir, Vec<u8>) {
 }
 
 /// What reading all of these bytes says, and that extracting says no better.
-fn read(directory: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn read(directory: &Path, bytes: &[u8]) -> Result<()> {
     let file = directory.join("changed");
     std::fs::write(&file, bytes).unwrap();
     let keyring = Keyring::new().with_secret(passphrase("secret"));

@@ -8,7 +8,7 @@ use super::*;
 use crate::tree::{ByteString, Digest, ManifestEntry, Metadata};
 
 /// An entry of a forged archive.
-struct Forged {
+pub(super) struct Forged {
     name: Vec<u8>,
     metadata: Metadata,
     content: Vec<u8>,
@@ -31,24 +31,24 @@ fn metadata(kind: EntryKind) -> Metadata {
     }
 }
 
-fn directory(name: &str) -> Forged {
+pub(super) fn directory(name: &str) -> Forged {
     let metadata = metadata(EntryKind::Directory);
     Forged { name: name.into(), metadata, content: Vec::new(), link: None, links: 1 }
 }
 
-fn file(name: impl Into<Vec<u8>>, content: &str) -> Forged {
+pub(super) fn file(name: impl Into<Vec<u8>>, content: &str) -> Forged {
     let mut metadata = metadata(EntryKind::Regular);
     metadata.size = content.len() as u64;
     Forged { name: name.into(), metadata, content: content.into(), link: None, links: 1 }
 }
 
-fn symlink(name: &str, target: &str) -> Forged {
+pub(super) fn symlink(name: &str, target: &str) -> Forged {
     let mut metadata = metadata(EntryKind::Symlink);
     metadata.target = ByteString(target.into());
     Forged { name: name.into(), metadata, content: Vec::new(), link: None, links: 1 }
 }
 
-fn hard_link(name: &str, target: &str) -> Forged {
+pub(super) fn hard_link(name: &str, target: &str) -> Forged {
     let metadata = metadata(EntryKind::Regular);
     let link = Some(target.into());
     Forged { name: name.into(), metadata, content: Vec::new(), link, links: 1 }
@@ -62,7 +62,7 @@ fn own(tar: &mut Vec<u8>, name: &str, content: &[u8]) {
     tar.extend(padding(metadata.size));
 }
 
-struct Forger {
+pub(super) struct Forger {
     limit: Amount,
     change_metadata: fn(String) -> String,
     change_lines: fn(String) -> String,
@@ -78,7 +78,7 @@ impl Default for Forger {
 }
 
 impl Forger {
-    fn forge(&self, entries: &[Forged]) -> Vec<u8> {
+    pub(super) fn forge(&self, entries: &[Forged]) -> Vec<u8> {
         let sections = vec![SectionName::data()];
         let about = description(ArchiveKind::Full);
         let id = ArchiveId::random();
@@ -134,7 +134,7 @@ impl Forger {
 
 /// Verifies and extracts the archive into an empty directory, beside which another one must stay
 /// as it is.
-fn play(tar: &[u8]) -> Result<()> {
+pub(super) fn play(tar: &[u8]) -> Result<()> {
     let place = tempfile::tempdir().unwrap();
     let (file, target) = (place.path().join("archive"), place.path().join("target"));
     std::fs::write(&file, tar).unwrap();

@@ -1,6 +1,7 @@
 //! Whole archives: written, damaged, forged, read.
 #![allow(clippy::unwrap_used)]
 
+mod arbitrary;
 mod damage;
 mod hostile;
 mod round_trip;
