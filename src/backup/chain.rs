@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::catalog::Catalog;
 use super::error::{Error, Result};
+use super::sealed;
 use crate::archive::{
     self, ArchiveId, ArchiveReader, Control, ExtractOptions, IndexEntry, Keyring, SectionName,
     Select, Where,
@@ -14,8 +15,9 @@ use crate::archive::{
 use crate::tree::{Digest, EntryKind, Metadata, TreePath, TreeWriter};
 
 /// A backup opened, with the archives that it needs.
-pub struct Chain {
+pub struct Chain<'a> {
     last: ArchiveReader,
+    keyring: &'a Keyring,
     needed: HashMap<ArchiveId, ArchiveReader>,
 }
 
@@ -55,12 +57,12 @@ struct Rest {
     selected: Selected,
 }
 
-impl Chain {
+impl<'a> Chain<'a> {
     /// Opens a backup, and the ones that it needs, which lie in the same directory.
     ///
     /// # Errors
     /// When one is missing, or cannot be opened.
-    pub fn open(path: &Path, keyring: &Keyring) -> Result<Self> {
+    pub fn open(path: &Path, keyring: &'a Keyring) -> Result<Self> {
         let last = ArchiveReader::open(path, keyring)?;
         let links = &last.metadata().chain;
         let mut needed = HashMap::new();
@@ -79,7 +81,7 @@ impl Chain {
                 needed.insert(id, reader);
             }
         }
-        Ok(Self { last, needed })
+        Ok(Self { last, keyring, needed })
     }
 
     /// The backup itself.
@@ -109,6 +111,22 @@ impl Chain {
             Ok(())
         })?;
         Ok(selected)
+    }
+
+    /// Names every entry.
+    ///
+    /// # Errors
+    /// What is wrong with the index.
+    pub fn each(
+        &self,
+        control: Control<'_>,
+        take: &mut dyn FnMut(&SectionName, &TreePath),
+    ) -> Result<()> {
+        self.last.index(control, &mut |line| {
+            take(&line.section, &line.entry.path);
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Restores what is selected to empty places, one writer for each section. To be relied on
@@ -152,6 +170,10 @@ impl Chain {
             if missing > 0 {
                 return Err(Error::Incomplete { missing, expected: files.len() as u64 });
             }
+        }
+        if sealed::has_sealed_files(self.last.metadata()) {
+            restored.entries +=
+                sealed::restore(&self.last, self.keyring, targets, &select_more, control)?;
         }
         let writer = |section: &SectionName| {
             targets.iter().find(|(name, _)| name == section).map(|(_, writer)| *writer)

@@ -6,15 +6,16 @@ use std::time::Instant;
 use super::base::Base;
 use super::catalog::{Backup, Catalog};
 use super::details::Details;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::filter::Filter;
 use super::name::BackupName;
+use super::sealed::{self, Sensitive};
 use super::sidecar::{ComponentNote, Sidecar};
 use crate::archive::{
     ArchiveId, ArchiveKind, ArchiveReader, ChainLink, Control, Description, KeySet, Noticed,
     PendingArchive, Section, SectionName, WriteOptions, Written,
 };
-use crate::tree::{Digest, Entry, EntryKind, Timestamp, TreePath, TreeReader};
+use crate::tree::{Digest, Entry, EntryKind, LocalTree, Timestamp, TreePath, TreeReader};
 
 /// One tree of a backup.
 pub struct Source<'a> {
@@ -52,6 +53,8 @@ pub struct CreateRequest<'a> {
     pub details: Details,
     /// What it is sealed with; nothing: it is a plain archive.
     pub keys: Option<&'a KeySet>,
+    /// What is sealed even in a plain archive.
+    pub sensitive: Option<Sensitive<'a>>,
     /// How it is written.
     pub options: WriteOptions<'a>,
     /// Whether it is read back before it gets its name.
@@ -107,14 +110,31 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     for source in *sources {
         details.set_source(&source.section, &source.path);
     }
+    if !filter.include.is_empty() && !includes_any(sources, filter)? {
+        return Err(Error::NoSuchComponent(details.include.join(", ")));
+    }
+    let control = Control { cancelled: options.cancelled, progress: options.progress };
+    let sealed_apart = match request.sensitive.as_ref().filter(|_| keys.is_none()) {
+        Some(sensitive) if sealed::has_sensitive(sensitive.files, sources, filter)? => {
+            let created = Timestamp { seconds: name.created, nanoseconds: 0 };
+            sealed::write(sensitive, sources, filter, catalog.directory(), created, options)?
+        }
+        _ => None,
+    };
+    let apart = sealed_apart.as_ref().and(request.sensitive.as_ref());
     let excludes: Vec<_> = sources
         .iter()
         .map(|source| {
             let section = &source.section;
-            move |path: &TreePath, kind: EntryKind| filter.excludes(section, path, kind)
+            move |path: &TreePath, kind: EntryKind| {
+                filter.excludes(section, path, kind)
+                    || apart.is_some_and(|sensitive| {
+                        kind != EntryKind::Directory && sensitive.files.name(section, path)
+                    })
+            }
         })
         .collect();
-    let sections: Vec<_> = sources
+    let mut sections: Vec<_> = sources
         .iter()
         .zip(&excludes)
         .map(|(source, exclude)| Section {
@@ -123,6 +143,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             exclude,
         })
         .collect();
+    let sealed_tree =
+        sealed_apart.as_ref().map(|directory| LocalTree::open(directory.path())).transpose()?;
+    if let Some(reader) = &sealed_tree {
+        let exclude = &crate::tree::exclude_nothing;
+        sections.push(Section { name: sealed::section(), reader, exclude });
+    }
     let description = Description {
         name: name.name.clone(),
         kind: base.as_ref().map_or(ArchiveKind::Full, |_| request.kind),
@@ -134,7 +160,6 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let written = write(&mut pending, &request, &description, &sections)?;
     (request.written)(&written);
     if request.verify {
-        let control = Control { cancelled: options.cancelled, progress: options.progress };
         pending.reader_with(*keys)?.verify(control)?;
     }
     let components = details
@@ -167,6 +192,20 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             Err(error.into())
         }
     }
+}
+
+/// Whether there is anything of what was asked for.
+fn includes_any(sources: &[Source<'_>], filter: &Filter) -> Result<bool> {
+    for source in sources {
+        let exclude =
+            |path: &TreePath, kind: EntryKind| filter.excludes(&source.section, path, kind);
+        for entry in source.reader.walk(&exclude)? {
+            if filter.include.name(&source.section, &entry?.path) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn chain_on(base: &BaseBackup<'_>) -> Vec<ChainLink> {
@@ -214,5 +253,5 @@ pub fn make_output(directory: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(super::error::Error::io("create", directory))
+        .map_err(Error::io("create", directory))
 }

@@ -107,6 +107,8 @@ pub struct Filter {
     pub include: Terms,
     /// But not this.
     pub exclude: Terms,
+    /// Sections of which there is only one file at the top, whatever else is said.
+    pub only: Vec<(SectionName, TreePath)>,
 }
 
 impl Filter {
@@ -115,7 +117,10 @@ impl Filter {
         if path.is_root() {
             return false;
         }
-        if self.exclude.name(section, path) {
+        if let Some((_, file)) = self.only.iter().find(|(name, _)| name == section) {
+            return path != file;
+        }
+        if self.exclude.name(section, path) || super::live::is_scratch(path) {
             return true;
         }
         if self.include.is_empty() || self.include.name(section, path) {
@@ -199,7 +204,8 @@ mod tests {
 
     #[test]
     fn inclusion_keeps_the_way_there() {
-        let filter = Filter { include: terms(&["semantic"]), exclude: terms(&["*.tmp"]) };
+        let filter =
+            Filter { include: terms(&["semantic"]), exclude: terms(&["*.tmp"]), only: Vec::new() };
         let excluded = |at: &str, kind| filter.excludes(&SectionName::data(), &path(at), kind);
         assert!(!excluded("memory", EntryKind::Directory));
         assert!(!excluded("memory/semantic", EntryKind::Directory));

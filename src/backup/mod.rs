@@ -7,10 +7,12 @@ mod create;
 mod details;
 mod error;
 mod filter;
+mod live;
 mod name;
 mod place;
 mod restore;
 mod retention;
+mod sealed;
 mod sidecar;
 mod verify;
 
@@ -20,10 +22,12 @@ pub use create::{BaseBackup, CreateRequest, Created, Source, create, find_base, 
 pub use details::{Component, Details};
 pub use error::{Error, Result};
 pub use filter::{Filter, Terms};
+pub use live::{InUse, LiveTree, in_use};
 pub use name::{BackupName, name_of, sidecar_path};
 pub use place::{Extent, Place, Placed};
 pub use restore::{RestoreOutcome, RestoreRequest, StoreCheck, Target, check_stores, restore};
 pub use retention::{Decision, Policy, Reason, decide};
+pub use sealed::{SEALED_SECTION, Sensitive, has_sealed_files, has_sensitive};
 pub use sidecar::{ComponentNote, Sidecar};
 pub use verify::{test_restore, verify_checksum, verify_whole};
 

@@ -151,6 +151,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_file_name(name in ".{0,40}(-[0-9]{8}-[0-9]{6})?(\\.tar)?(\\.zst|\\.gz|\\.lz4)?(\\.enc)?") {
+            if let Some(parsed) = BackupName::parse(&name) {
+                proptest::prop_assert_eq!(parsed.file_name(), name);
+            }
+        }
+    }
+
     #[test]
     fn names_of_directories() {
         for (path, name) in [

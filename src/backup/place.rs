@@ -7,6 +7,8 @@
 //! `old`. A journal names each rename with the inodes it is about; whoever finds one that was not
 //! completed undoes it.
 
+mod plan;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use self::plan::Plan;
 use super::error::{Error, Result};
 use crate::crypto::random_array;
 use crate::tree::{self, EntryKind, LocalTree, Rename, TreePath, TreeReader as _, TreeWriter as _};
@@ -36,6 +39,8 @@ pub enum Extent {
     Parts(Vec<TreePath>),
     /// What is missing; nothing that is there changes.
     Missing,
+    /// All of it but these, which stay as they are.
+    Keeping(Vec<TreePath>),
 }
 
 /// A target being prepared.
@@ -242,6 +247,7 @@ impl Place {
                 }
             }
             Extent::Missing => plan.missing()?,
+            Extent::Keeping(kept) => plan.keeping(kept, &self.staging)?,
         }
         Ok((plan.steps, plan.skipped))
     }
@@ -269,107 +275,6 @@ impl Drop for Place {
             // Whatever was put in place was undone; a leftover is found and removed later.
             let _ = self.base.remove(&self.staging);
         }
-    }
-}
-
-struct Plan<'a> {
-    base: &'a LocalTree,
-    target: &'a TreePath,
-    new: TreePath,
-    old: TreePath,
-    steps: Vec<Step>,
-    skipped: u64,
-}
-
-impl Plan<'_> {
-    fn inode(&self, path: &TreePath) -> Result<Option<u64>> {
-        Ok(self.base.existing(path)?.map(|entry| entry.inode))
-    }
-
-    /// Puts one entry of what was restored in its place, whatever is there.
-    fn put(&mut self, path: &TreePath) -> Result<()> {
-        let (new, target) = (join(&self.new, path)?, join(self.target, path)?);
-        let new = self.inode(&new)?.map(|inode| (new, inode));
-        let aside = below(&self.old, self.steps.len().to_string().as_bytes())?;
-        let old = self.inode(&target)?.map(|inode| (aside, inode));
-        if new.is_some() || old.is_some() {
-            self.steps.push(Step { target, new, old });
-        }
-        Ok(())
-    }
-
-    /// Every name at the top, of both: for a target that cannot be renamed.
-    fn all(&mut self, staging: &TreePath) -> Result<()> {
-        let mut names = children(self.base, self.target)?;
-        names.extend(children(self.base, &self.new)?);
-        names.sort();
-        names.dedup();
-        for name in names.iter().filter(|name| *name != staging) {
-            self.put(name)?;
-        }
-        Ok(())
-    }
-
-    /// A part, with the way to it where that is missing, and what belongs to it.
-    fn part(&mut self, part: &TreePath) -> Result<()> {
-        if part.is_root() {
-            return Err(Error::Target {
-                path: PathBuf::from("."),
-                problem: "all of it is no part of it".into(),
-            });
-        }
-        let mut top = part.clone();
-        while let Some(parent) = top.parent().filter(|parent| !parent.is_root()) {
-            match self.base.existing(&join(self.target, &parent)?)? {
-                Some(entry) if entry.metadata.kind == EntryKind::Directory => break,
-                Some(entry) => {
-                    return Err(Error::Target {
-                        path: parent.as_path().to_owned(),
-                        problem: format!("it is a {}, not a directory", entry.metadata.kind),
-                    });
-                }
-                None => top = parent,
-            }
-        }
-        let target = join(self.target, &top)?;
-        if self.steps.iter().any(|step| target.is_within(&step.target)) {
-            return Ok(());
-        }
-        self.put(&top)?;
-        if let Some((parent, name)) = top.parent().zip(top.name()) {
-            for sibling in SIBLINGS {
-                let sibling = parent.join(&[name, sibling].concat()).map_err(bad_path)?;
-                let is_file = |path: TreePath| {
-                    let entry = self.base.existing(&path)?;
-                    Ok::<_, Error>(entry.is_some_and(|one| one.metadata.kind == EntryKind::Regular))
-                };
-                if is_file(join(&self.new, &top)?)? && is_file(join(self.target, &sibling)?)? {
-                    self.put(&sibling)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Everything that the target does not have.
-    fn missing(&mut self) -> Result<()> {
-        let mut left = children(self.base, &self.new)?;
-        left.reverse();
-        while let Some(path) = left.pop() {
-            let new = self.base.entry(&join(&self.new, &path)?)?.metadata.kind;
-            let there = self.base.existing(&join(self.target, &path)?)?;
-            match there.map(|entry| entry.metadata.kind) {
-                None => self.put(&path)?,
-                Some(EntryKind::Directory) if new == EntryKind::Directory => {
-                    let inner = children(self.base, &join(&self.new, &path)?)?;
-                    for name in inner.iter().rev() {
-                        left.push(join(&path, name)?);
-                    }
-                }
-                Some(_) => self.skipped += 1,
-            }
-        }
-        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Target {
 /// What is to be restored, and how.
 pub struct RestoreRequest<'a> {
     /// The backup, opened.
-    pub chain: &'a Chain,
+    pub chain: &'a Chain<'a>,
     /// Where its sections go; others are left out.
     pub targets: &'a [Target],
     /// What of them.
@@ -77,7 +77,10 @@ pub fn restore(
     let mut outcome = RestoreOutcome::default();
     let mut places = Vec::new();
     for target in request.targets {
-        if !request.replace && target.extent == Extent::Whole && !is_empty(&target.path)? {
+        if !request.replace
+            && matches!(target.extent, Extent::Whole | Extent::Keeping(_))
+            && !is_empty(&target.path)?
+        {
             return Err(Error::NotEmpty(target.path.clone()));
         }
         let (place, recovered) = Place::prepare(&target.path, target.extent.clone())?;

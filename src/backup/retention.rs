@@ -14,7 +14,9 @@ use crate::archive::{ArchiveId, ArchiveKind};
 pub struct Policy {
     /// The newest so many.
     pub last: usize,
-    /// The newest of each of the newest so many days that have any.
+    /// The newest of each of the newest so many hours that have any.
+    pub hourly: usize,
+    /// The same for days.
     pub daily: usize,
     /// The same for weeks (beginning on Monday).
     pub weekly: usize,
@@ -31,8 +33,9 @@ pub struct Policy {
 impl Policy {
     /// Whether there is any rule.
     pub fn is_empty(&self) -> bool {
-        let Self { last, daily, weekly, monthly, yearly, within, kind: _ } = self;
-        within.is_none() && [last, daily, weekly, monthly, yearly].iter().all(|count| **count == 0)
+        let Self { last, hourly, daily, weekly, monthly, yearly, within, kind: _ } = self;
+        within.is_none()
+            && [last, hourly, daily, weekly, monthly, yearly].iter().all(|count| **count == 0)
     }
 }
 
@@ -42,6 +45,8 @@ impl Policy {
 pub enum Reason {
     /// One of the newest.
     Last,
+    /// The newest of its hour.
+    Hourly,
     /// The newest of its day.
     Daily,
     /// The newest of its week.
@@ -119,15 +124,16 @@ fn decide_name(
     let time = |decision: &Decision<'_>| {
         Timestamp::from_second(decision.backup.name.created).unwrap_or(now).to_zoned(zone.clone())
     };
-    type Period = fn(&Zoned) -> (i16, i16);
-    let rules: [(usize, Reason, Period); 4] = [
-        (policy.daily, Reason::Daily, |time| (time.year(), time.day_of_year())),
+    type Period = fn(&Zoned) -> (i16, i16, i8);
+    let rules: [(usize, Reason, Period); 5] = [
+        (policy.hourly, Reason::Hourly, |time| (time.year(), time.day_of_year(), time.hour())),
+        (policy.daily, Reason::Daily, |time| (time.year(), time.day_of_year(), 0)),
         (policy.weekly, Reason::Weekly, |time| {
             let week = time.date().iso_week_date();
-            (week.year(), week.week().into())
+            (week.year(), week.week().into(), 0)
         }),
-        (policy.monthly, Reason::Monthly, |time| (time.year(), time.month().into())),
-        (policy.yearly, Reason::Yearly, |time| (time.year(), 0)),
+        (policy.monthly, Reason::Monthly, |time| (time.year(), time.month().into(), 0)),
+        (policy.yearly, Reason::Yearly, |time| (time.year(), 0, 0)),
     ];
     for (limit, reason, period) in rules {
         let mut last = None;

@@ -21,7 +21,10 @@ fn secret() -> Secret {
 struct Room {
     directory: tempfile::TempDir,
     keys: KeySet,
+    ring: Keyring,
     clock: i64,
+    plain: bool,
+    sensitive: Terms,
 }
 
 impl Room {
@@ -33,7 +36,9 @@ impl Room {
         let keys = KeySet::of_secrets(&[(&secret(), "")], cost, 0).unwrap();
         // Later than the files' change times: those are trusted at once.
         let clock = jiff::Timestamp::now().as_second() + 100;
-        Self { directory, keys, clock }
+        let ring = Keyring::new().with_secret(secret());
+        let sensitive = Terms::new(&[".env,*.pem".into()], &[]).unwrap();
+        Self { directory, keys, ring, clock, plain: false, sensitive }
     }
 
     fn source(&self) -> PathBuf {
@@ -42,10 +47,6 @@ impl Room {
 
     fn backups(&self) -> PathBuf {
         self.directory.path().join("backups")
-    }
-
-    fn keyring(&self) -> Keyring {
-        Keyring::new().with_secret(secret())
     }
 
     fn create(&mut self, kind: ArchiveKind) -> Result<Created> {
@@ -63,10 +64,9 @@ impl Room {
         let catalog = Catalog::read(&self.backups())?;
         let tree = LocalTree::open(self.source())?;
         let sources = [Source { section: SectionName::data(), path: self.source(), reader: &tree }];
-        let keyring = self.keyring();
         let base = find_base(&catalog, "app", kind);
         let reader = base
-            .map(|base| crate::archive::ArchiveReader::open(&base.path, &keyring))
+            .map(|base| crate::archive::ArchiveReader::open(&base.path, &self.ring))
             .transpose()?;
         let base = reader
             .as_ref()
@@ -80,7 +80,8 @@ impl Room {
             sources: &sources,
             filter,
             details,
-            keys: Some(&self.keys),
+            keys: Some(&self.keys).filter(|_| !self.plain),
+            sensitive: Some(Sensitive { files: &self.sensitive, keys: &self.keys }),
             options: WriteOptions::default(),
             verify: true,
             now: Timestamp { seconds: self.clock, nanoseconds: 0 },
@@ -88,8 +89,8 @@ impl Room {
         })
     }
 
-    fn chain(&self, backup: &Created) -> Chain {
-        Chain::open(&backup.path, &self.keyring()).unwrap()
+    fn chain(&self, backup: &Created) -> Chain<'_> {
+        Chain::open(&backup.path, &self.ring).unwrap()
     }
 
     fn target(&self, name: &str, extent: Extent) -> Target {
@@ -98,12 +99,12 @@ impl Room {
     }
 
     fn restore(&self, backup: &Created, target: &Target) -> Result<RestoreOutcome> {
-        let chain = Chain::open(&backup.path, &self.keyring())?;
+        let chain = Chain::open(&backup.path, &self.ring)?;
         restore(&request(&chain, std::slice::from_ref(target)), &mut |_| Ok(()))
     }
 }
 
-fn request<'a>(chain: &'a Chain, targets: &'a [Target]) -> RestoreRequest<'a> {
+fn request<'a>(chain: &'a Chain<'a>, targets: &'a [Target]) -> RestoreRequest<'a> {
     RestoreRequest {
         chain,
         targets,
@@ -333,7 +334,7 @@ fn what_is_left_out_is_not_in_it() {
     let mut room = Room::new();
     fill(&room.source());
     let exclude = Terms::new(&["many,*.log".into(), "sub/deeper".into()], &[]).unwrap();
-    let filter = Filter { include: Terms::default(), exclude };
+    let filter = Filter { exclude, ..Filter::default() };
     let details = Details { tag: Some("a tag".into()), ..Details::default() };
     let created = room.create_with(ArchiveKind::Full, &filter, details).unwrap();
     assert_eq!(created.sidecar.tag.as_deref(), Some("a tag"));
@@ -354,4 +355,101 @@ fn one_at_a_time() {
     assert!(matches!(room.create(ArchiveKind::Full), Err(Error::Locked(_))));
     drop(lock);
     room.create(ArchiveKind::Full).unwrap();
+}
+
+#[test]
+fn secrets_are_sealed_in_what_is_not() {
+    let mut room = Room::new();
+    room.plain = true;
+    fill(&room.source());
+    fs::write(room.source().join(".env"), "API_KEY=plain-to-see").unwrap();
+    fs::write(room.source().join("sub/deeper/a.pem"), "plain-to-see as well").unwrap();
+    let full = room.create(ArchiveKind::Full).unwrap();
+    change(&room, 1);
+    let later = room.create(ArchiveKind::Incremental).unwrap();
+    for created in [&full, &later] {
+        assert!(!created.sidecar.sealed);
+        let listed = std::process::Command::new("tar")
+            .args(["--zstd", "-xOf"])
+            .arg(&created.path)
+            .output()
+            .unwrap();
+        let seen = |text: &[u8]| listed.stdout.windows(text.len()).any(|part| part == text);
+        assert!(seen(b"file 42") || created.path == later.path);
+        assert!(!seen(b"plain-to-see"));
+    }
+    let chain = room.chain(&later);
+    test_restore(&chain, room.directory.path(), Control::default()).unwrap();
+    let target = room.target("restored", Extent::Whole);
+    room.restore(&later, &target).unwrap();
+    assert_same(&room.source(), &target.path);
+    // Only one of them.
+    let target = room.target("part", Extent::Parts(vec![path(".env")]));
+    let select = |_: &SectionName, at: &TreePath, _: EntryKind| *at == path(".env");
+    let targets = [target.clone()];
+    let mut wanted = request(&chain, &targets);
+    wanted.select = &select;
+    restore(&wanted, &mut |_| Ok(())).unwrap();
+    assert_eq!(fs::read_dir(&target.path).unwrap().count(), 1);
+    // Without the secret nothing is restored.
+    let ring = Keyring::new();
+    let chain = Chain::open(&later.path, &ring).unwrap();
+    let targets = [room.target("never", Extent::Whole)];
+    assert!(restore(&request(&chain, &targets), &mut |_| Ok(())).is_err());
+    assert!(!targets[0].path.exists());
+}
+
+#[test]
+fn what_was_asked_for_and_is_not_there_makes_no_backup() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let include = Terms::new(&["nothing-of-that-name".into()], &[]).unwrap();
+    let filter = Filter { include, ..Filter::default() };
+    let failed = room.create_with(ArchiveKind::Full, &filter, Details::default());
+    assert!(matches!(failed, Err(Error::NoSuchComponent(_))));
+    assert!(Catalog::read(&room.backups()).unwrap().backups().is_empty());
+}
+
+/// A database that is written to while it is backed up, and one that changed only in its log.
+#[test]
+fn live_stores_are_copied() {
+    let room = Room::new();
+    let source = room.source();
+    let database = rusqlite::Connection::open(source.join("app.db")).unwrap();
+    database
+        .execute_batch(
+            "pragma journal_mode=wal; create table t (x); insert into t values (1), (2);",
+        )
+        .unwrap();
+    fs::write(source.join("notes"), "notes").unwrap();
+    let before = LocalTree::open(&source).unwrap();
+    let before = crate::tree::TreeReader::entry(&before, &TreePath::root()).unwrap().metadata;
+    let components = crate::stores::scan(&source).unwrap().components;
+    let live = LiveTree::new(&source, &components, None).unwrap();
+    assert_eq!(live.copied(), 1);
+    database.execute_batch("insert into t values (3);").unwrap();
+    let copied = room.directory.path().join("copied");
+    fs::create_dir(&copied).unwrap();
+    let target = LocalTree::open(&copied).unwrap();
+    crate::tree::copy(&live, &target, &crate::tree::CopyOptions::default(), &|_| Ok(())).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(&copied).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["app.db", "notes"]);
+    let rows: i64 = rusqlite::Connection::open(copied.join("app.db"))
+        .unwrap()
+        .query_row("select count(*) from t", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(rows, 2);
+    drop(live);
+    assert!(
+        fs::read_dir(&source).unwrap().all(|e| !e
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with(".strongroom"))
+    );
+    let after = LocalTree::open(&source).unwrap();
+    let after = crate::tree::TreeReader::entry(&after, &TreePath::root()).unwrap().metadata;
+    assert_eq!(before.modified, after.modified);
 }

@@ -50,7 +50,7 @@ pub fn verify_checksum(archive: &Path, control: Control<'_>) -> Result<Option<Di
 ///
 /// # Errors
 /// What is wrong.
-pub fn verify_whole(chain: &Chain, control: Control<'_>) -> Result<Passed> {
+pub fn verify_whole(chain: &Chain<'_>, control: Control<'_>) -> Result<Passed> {
     chain.verify(control)
 }
 
@@ -60,7 +60,7 @@ pub fn verify_whole(chain: &Chain, control: Control<'_>) -> Result<Passed> {
 /// # Errors
 /// What is wrong with it.
 pub fn test_restore(
-    chain: &Chain,
+    chain: &Chain<'_>,
     scratch: &Path,
     control: Control<'_>,
 ) -> Result<Vec<StoreCheck>> {
@@ -68,19 +68,23 @@ pub fn test_restore(
         .prefix(".strongroom-test-")
         .tempdir_in(scratch)
         .map_err(Error::io("create a directory in", scratch))?;
-    let mut checks = Vec::new();
+    let mut trees = Vec::new();
     for section in &chain.reader().metadata().sections {
         let root = place.path().join(section.as_str());
         std::fs::create_dir(&root).map_err(Error::io("create", &root))?;
-        let tree = LocalTree::open(&root)?;
-        let targets: [(SectionName, &dyn TreeWriter); 1] = [(section.clone(), &tree)];
-        // Whether device files could be made is not what is tested.
-        let select = |section: &SectionName, path: &_, kind| {
-            use crate::tree::EntryKind::{BlockDevice, CharacterDevice};
-            !matches!(kind, BlockDevice | CharacterDevice) && select_all(section, path, kind)
-        };
-        chain.restore(&targets, &select, false, control)?;
-        checks.extend(check_stores(&root)?);
+        trees.push((section.clone(), LocalTree::open(&root)?, root));
+    }
+    let targets: Vec<(SectionName, &dyn TreeWriter)> =
+        trees.iter().map(|(section, tree, _)| (section.clone(), tree as &dyn TreeWriter)).collect();
+    // Whether device files could be made is not what is tested.
+    let select = |section: &SectionName, path: &_, kind| {
+        use crate::tree::EntryKind::{BlockDevice, CharacterDevice};
+        !matches!(kind, BlockDevice | CharacterDevice) && select_all(section, path, kind)
+    };
+    chain.restore(&targets, &select, false, control)?;
+    let mut checks = Vec::new();
+    for (_, tree, root) in &trees {
+        checks.extend(check_stores(root)?);
         tree.remove(&crate::tree::TreePath::root())?;
     }
     place.close().map_err(Error::io("remove what was restored in", scratch))?;

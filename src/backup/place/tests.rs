@@ -57,9 +57,10 @@ fn prepared(extent: Extent) -> (tempfile::TempDir, PathBuf, Place) {
     (room, target, place)
 }
 
-fn extents() -> [Extent; 3] {
+fn extents() -> [Extent; 4] {
     let parts = ["a", "db", "fresh/way/z", "sub/deep/y"].map(path).to_vec();
-    [Extent::Whole, Extent::Parts(parts), Extent::Missing]
+    let kept = ["db-wal", "sub/deep"].map(path).to_vec();
+    [Extent::Whole, Extent::Parts(parts), Extent::Missing, Extent::Keeping(kept)]
 }
 
 fn expected(extent: &Extent) -> BTreeMap<String, String> {
@@ -76,6 +77,10 @@ fn expected(extent: &Extent) -> BTreeMap<String, String> {
         Extent::Missing => {
             write(root, &BEFORE);
             write(root, &[("fresh/way/z", "new z")]);
+        }
+        Extent::Keeping(_) => {
+            write(root, &RESTORED);
+            write(root, &[("db-wal", "old wal"), ("sub/deep/y", "old y")]);
         }
     }
     files(root)

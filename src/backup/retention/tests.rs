@@ -63,6 +63,7 @@ fn the_newest_of_each_period() {
     let of = |policy: Policy| kept(&backups, &policy);
     assert_eq!(of(Policy::default()), (0..10).collect::<Vec<_>>());
     assert_eq!(of(Policy { last: 3, ..Policy::default() }), [7, 8, 9]);
+    assert_eq!(of(Policy { hourly: 2, ..Policy::default() }), [8, 9]);
     assert_eq!(of(Policy { daily: 3, ..Policy::default() }), [6, 7, 9]);
     // The 13th is a Monday.
     assert_eq!(of(Policy { weekly: 3, ..Policy::default() }), [5, 7, 9]);

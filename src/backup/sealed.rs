@@ -1,0 +1,127 @@
+//! Secrets in a backup that is not sealed: an archive in the archive, sealed, of the files that
+//! match patterns of what is sensitive.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::create::Source;
+use super::error::{Error, Result};
+use super::filter::{Filter, Terms};
+use crate::archive::{
+    ArchiveKind, ArchiveMetadata, ArchiveReader, Control, Description, ExtractOptions, KeySet,
+    Keyring, PARTIAL_PREFIX, PendingArchive, Section, SectionName, Select, WriteOptions,
+};
+use crate::tree::{EntryKind, LocalTree, Timestamp, TreePath, TreeWriter};
+
+/// The section with the archive in it.
+pub const SEALED_SECTION: &str = "sealed";
+const FILE: &str = "sealed.tar.zst.enc";
+
+/// What is sealed in a backup that is not.
+pub struct Sensitive<'a> {
+    /// Which files.
+    pub files: &'a Terms,
+    /// With what.
+    pub keys: &'a KeySet,
+}
+
+/// The section's name.
+pub(super) fn section() -> SectionName {
+    SectionName::new(SEALED_SECTION).expect("a name that is allowed")
+}
+
+/// Whether an archive that is not sealed has sealed files in it.
+pub fn has_sealed_files(metadata: &ArchiveMetadata) -> bool {
+    metadata.sections.contains(&section())
+}
+
+/// Writes the sensitive files of `sources` to a sealed archive in a directory of its own below
+/// `output`. `None` where there are none.
+pub(super) fn write(
+    sensitive: &Sensitive<'_>,
+    sources: &[Source<'_>],
+    filter: &Filter,
+    output: &Path,
+    created: Timestamp,
+    options: &WriteOptions<'_>,
+) -> Result<Option<TempDir>> {
+    let excludes: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            move |path: &TreePath, kind: EntryKind| {
+                let section = &source.section;
+                filter.excludes(section, path, kind)
+                    || (kind != EntryKind::Directory && !sensitive.files.name(section, path))
+            }
+        })
+        .collect();
+    let sections: Vec<_> = sources
+        .iter()
+        .zip(&excludes)
+        .map(|(source, exclude)| Section {
+            name: source.section.clone(),
+            reader: source.reader,
+            exclude,
+        })
+        .collect();
+    let directory = tempfile::Builder::new()
+        .prefix(PARTIAL_PREFIX)
+        .tempdir_in(output)
+        .map_err(Error::io("create a directory in", output))?;
+    let description = Description {
+        name: SEALED_SECTION.to_owned(),
+        kind: ArchiveKind::Full,
+        created,
+        chain: Vec::new(),
+        details: serde_json::Value::Null,
+    };
+    let options = WriteOptions { progress: &(), ..*options };
+    let mut pending = PendingArchive::create(directory.path())?;
+    pending.write(Some(sensitive.keys), &description, &sections, &mut |_, _| None, &options)?;
+    pending.publish(FILE)?;
+    Ok(Some(directory))
+}
+
+/// Whether any files of the sources are sensitive.
+///
+/// # Errors
+/// When a source cannot be read.
+pub fn has_sensitive(sensitive: &Terms, sources: &[Source<'_>], filter: &Filter) -> Result<bool> {
+    for source in sources {
+        let exclude =
+            |path: &TreePath, kind: EntryKind| filter.excludes(&source.section, path, kind);
+        for entry in source.reader.walk(&exclude)? {
+            let entry = entry?;
+            if entry.metadata.kind != EntryKind::Directory
+                && sensitive.name(&source.section, &entry.path)
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Takes the inner archive out of `reader` and extracts from it what is selected.
+pub(super) fn restore(
+    reader: &ArchiveReader,
+    keyring: &Keyring,
+    targets: &[(SectionName, &dyn TreeWriter)],
+    select: Select<'_>,
+    control: Control<'_>,
+) -> Result<u64> {
+    // What lies there for a moment is sealed.
+    let directory = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    let tree = LocalTree::open(directory.path())?;
+    let name = section();
+    let own: [(SectionName, &dyn TreeWriter); 1] = [(name.clone(), &tree)];
+    let only = |section: &SectionName, _: &TreePath, _: EntryKind| *section == name;
+    let options = ExtractOptions { targets: &own, select: &only, devices: false };
+    let quiet = Control { cancelled: control.cancelled, progress: &() };
+    reader.extract(&options, quiet)?;
+    let inner = ArchiveReader::open(&directory.path().join(FILE), keyring)?;
+    let options = ExtractOptions { targets, select, devices: false };
+    let (_, extracted) = inner.extract_part(&options, control, &mut |_| Ok(()))?;
+    Ok(extracted.entries)
+}
