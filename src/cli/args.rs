@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::failure::CommandResult;
-use super::{Context, completions, fsck, info, init, key, man, profile, speed};
+use super::{Context, backup, completions, fsck, info, init, key, man, profile, speed};
 #[cfg(feature = "mount")]
 use super::{demo, migrate, mount, run, status, umount};
 
@@ -117,6 +117,8 @@ pub enum Command {
     /// Move an app's data into a vault, and back.
     #[cfg(feature = "mount")]
     Migrate(migrate::Args),
+    /// Make, restore, check and keep backups.
+    Backup(backup::Args),
     /// Show a migration and its way back, on a store made for it.
     #[cfg(feature = "mount")]
     Demo(demo::Args),
@@ -148,6 +150,7 @@ impl Command {
             Self::Profile(args) => args.name(),
             #[cfg(feature = "mount")]
             Self::Migrate(args) => args.name(),
+            Self::Backup(args) => args.name(),
             #[cfg(feature = "mount")]
             Self::Demo(_) => "demo",
             Self::Completions(_) => "completions",
@@ -185,6 +188,7 @@ impl Command {
             Self::Profile(args) => profile::run(args, context),
             #[cfg(feature = "mount")]
             Self::Migrate(args) => migrate::run(args, context),
+            Self::Backup(args) => backup::run(args, context),
             #[cfg(feature = "mount")]
             Self::Demo(args) => demo::run(args, context),
             Self::Completions(args) => completions::run(args, context),

@@ -65,6 +65,14 @@ pub enum ExitCode {
     ConfigAltered = 34,
     /// Everything that was damaged or left behind was repaired.
     Repaired = 35,
+    /// Another process works on the same backups.
+    BackupsLocked = 36,
+    /// A backup is needed by others, or needs one that is missing.
+    BackupChain = 37,
+    /// The backup does not hold what was asked for.
+    NotInBackup = 38,
+    /// The last good backup is too old, or there is none.
+    BackupOverdue = 39,
     /// `run` could not run the command.
     CommandNotRun = 126,
     /// `run` did not find the command.
@@ -77,7 +85,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 37] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -107,6 +115,10 @@ impl ExitCode {
         Self::Profile,
         Self::ConfigAltered,
         Self::Repaired,
+        Self::BackupsLocked,
+        Self::BackupChain,
+        Self::NotInBackup,
+        Self::BackupOverdue,
         Self::CommandNotRun,
         Self::CommandNotFound,
         Self::Interrupted,
@@ -155,6 +167,10 @@ impl ExitCode {
             Self::Profile => "profile",
             Self::ConfigAltered => "config-altered",
             Self::Repaired => "repaired",
+            Self::BackupsLocked => "backups-locked",
+            Self::BackupChain => "backup-chain",
+            Self::NotInBackup => "not-in-backup",
+            Self::BackupOverdue => "backup-overdue",
             Self::CommandNotRun => "command-not-run",
             Self::CommandNotFound => "command-not-found",
             Self::Interrupted => "interrupted",
@@ -196,6 +212,10 @@ impl ExitCode {
                 "`vault.json` was altered: its checksum or its authentication does not fit."
             }
             Self::Repaired => "Everything that was damaged or left behind was repaired.",
+            Self::BackupsLocked => "Another process works on the same backups.",
+            Self::BackupChain => "A backup is needed by others, or needs one that is missing.",
+            Self::NotInBackup => "The backup does not hold what was asked for.",
+            Self::BackupOverdue => "The last good backup is too old, or there is none.",
             Self::CommandNotRun => "`run` could not run the command.",
             Self::CommandNotFound => "`run` did not find the command.",
             Self::Interrupted => "Interrupted from the keyboard (`SIGINT`).",

@@ -5,6 +5,7 @@
 //! variant of [`args::Command`].
 
 pub mod args;
+pub mod backup;
 pub mod completions;
 #[cfg(feature = "mount")]
 pub mod daemon;

@@ -1,0 +1,390 @@
+//! `strongroom backup create`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::CreateArgs;
+use super::defaults::Job;
+use super::events::{Listeners, facts, unusual};
+use super::keys::Seal;
+use super::run::{Bar, Interrupt};
+use crate::archive::{
+    ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SectionName, WriteOptions,
+};
+use crate::backup::{
+    self, BaseBackup, Catalog, CreateRequest, Created, Details, Filter, LiveTree, Lock, Sensitive,
+    Source, Terms,
+};
+use crate::cli::Context;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::{CommandResult, Failure};
+use crate::cli::output::human_size;
+use crate::cli::prompt::has_terminal;
+use crate::profile::Event;
+use crate::stores;
+use crate::tree::{EntryKind, LocalTree, Timestamp, TreePath, TreeReader};
+
+/// The section with a vault's keys.
+pub(super) const VAULT_SECTION: &str = "vault";
+pub(super) const VAULT_CONFIG: &str = "vault.json";
+/// Most processes that are named.
+const NAMED_MAX: usize = 5;
+
+pub(super) fn command(args: &CreateArgs, context: &Context) -> CommandResult {
+    let made = make(args, context)?;
+    let Created { path, sidecar, .. } = &made;
+    let output = &context.output;
+    output.say(format!(
+        "{} ({}, {} of {} entries, {:.1} s)",
+        path.display(),
+        sidecar.kind,
+        human_size(sidecar.size),
+        sidecar.entries,
+        std::time::Duration::from_millis(sidecar.duration_ms).as_secs_f64()
+    ));
+    output.result("backup create", &result(&made));
+    Ok(())
+}
+
+/// What is told of a backup that was made.
+pub(super) fn result(made: &Created) -> Value {
+    let mut value = serde_json::to_value(&made.sidecar).unwrap_or_default();
+    if let Value::Object(fields) = &mut value {
+        fields.insert("archive".into(), made.path.display().to_string().into());
+        // `type` says that it is a result.
+        if let Some(kind) = fields.remove("type") {
+            fields.insert("backup_type".into(), kind);
+        }
+    }
+    value
+}
+
+/// Makes a backup, and tells whoever wants to know.
+pub(super) fn make(args: &CreateArgs, context: &Context) -> Result<Created, Failure> {
+    let job = Job::new(args, context)?;
+    let subject = [("name", json!(job.name)), ("source", json!(job.source.display().to_string()))];
+    let listeners = Listeners::new(args, job.profile.as_ref(), &subject, context);
+    listeners.tell(Event::BackupStarted, &[("type", json!(job.kind))], context);
+    match make_job(args, &job, context) {
+        Ok((made, catalog)) => {
+            listeners.tell(Event::BackupCompleted, &facts(&made.path, &made.sidecar), context);
+            let odd = unusual(&made.sidecar, &catalog);
+            if !odd.is_empty() {
+                let odd = odd.join("; ");
+                context.output.warn(format!("this backup is out of the usual: {odd}"));
+                let mut facts = facts(&made.path, &made.sidecar);
+                facts.push(("unusual", json!(odd)));
+                listeners.tell(Event::BackupUnusual, &facts, context);
+            }
+            Ok(made)
+        }
+        Err(failure) => {
+            listeners.tell_failure(Event::BackupFailed, &failure, context);
+            Err(failure)
+        }
+    }
+}
+
+fn make_job(
+    args: &CreateArgs,
+    job: &Job,
+    context: &Context,
+) -> Result<(Created, Catalog), Failure> {
+    let interrupt = Interrupt::watch()?;
+    backup::make_output(&job.output)?;
+    let _lock = Lock::take(&job.output)?;
+    let catalog = Catalog::read(&job.output)?;
+    let scan = stores::scan(&job.source).map_err(unreadable)?;
+    let components = job.components(&scan.components)?;
+    let filter = job.filter(&components)?;
+    let live = live_source(args, job, &scan.components, &filter, context)?;
+    let plain;
+    let reader: &dyn TreeReader = match &live {
+        Some(live) => live,
+        None => {
+            plain = LocalTree::open(&job.source).map_err(backup::Error::from)?;
+            &plain
+        }
+    };
+    let vault = args.vault.clone().or_else(|| vault_of(&job.source));
+    let details = Details {
+        components,
+        tag: job.tag.clone(),
+        include: job.include.clone(),
+        exclude: job.exclude.clone(),
+        ..Details::default()
+    };
+    let trees = Trees::new(args, job, vault.as_deref())?;
+    let sensitive = Terms::new(&job.sensitive, &[])?;
+    let work = Work {
+        args,
+        job,
+        context,
+        interrupt: &interrupt,
+        catalog: &catalog,
+        filter: &trees.filter(&filter),
+        sensitive: &sensitive,
+        details,
+    };
+    let sources = trees.sources(reader, &job.source);
+    if job.encrypt {
+        let seal = Seal::obtain(args, job, vault.as_ref(), &catalog, context)?;
+        let made = seal.with(|keys| work.create(&sources, Some(keys), None, seal_ring(&seal)))?;
+        return Ok((made, catalog));
+    }
+    context.output.detail("not sealed, as asked for");
+    let has_secrets = work.has_sensitive(&sources)?;
+    let made = if has_secrets {
+        let seal =
+            Seal::obtain(args, job, vault.as_ref(), &catalog, context).map_err(|failure| {
+                if failure.code == ExitCode::NoSecret && !has_terminal() {
+                    failure.hint(
+                        "the source holds files that are sealed even with --no-encrypt, such as \
+                         .env: give --passphrase-file, or --exclude them",
+                    )
+                } else {
+                    failure
+                }
+            })?;
+        seal.with(|keys| work.create(&sources, None, Some(keys), seal_ring(&seal)))?
+    } else {
+        work.create(&sources, None, None, &Keyring::new())?
+    };
+    Ok((made, catalog))
+}
+
+fn seal_ring(seal: &Seal) -> &Keyring {
+    seal.ring()
+}
+
+fn unreadable(error: stores::Error) -> Failure {
+    Failure::new(ExitCode::Failure, error.to_string())
+}
+
+/// The vault that is mounted where the source is.
+#[cfg(feature = "mount")]
+fn vault_of(source: &Path) -> Option<PathBuf> {
+    let mounts = crate::cli::mounted::all();
+    mounts.into_iter().find(|mount| source.starts_with(&mount.mount_point)).map(|mount| mount.vault)
+}
+
+#[cfg(not(feature = "mount"))]
+fn vault_of(_source: &Path) -> Option<PathBuf> {
+    None
+}
+
+/// Looks who uses the source, and prepares consistent copies where that is needed and possible.
+fn live_source(
+    args: &CreateArgs,
+    job: &Job,
+    found: &[stores::Component],
+    filter: &Filter,
+    context: &Context,
+) -> Result<Option<LiveTree>, Failure> {
+    let wanted: Vec<stores::Component> = found
+        .iter()
+        .filter(|component| {
+            super::defaults::tree_path(&component.path)
+                .is_ok_and(|path| !filter.excludes(&SectionName::data(), &path, EntryKind::Regular))
+        })
+        .cloned()
+        .collect();
+    let mut in_use = backup::in_use(&job.source, &wanted)?;
+    in_use.in_the_way.retain(|file| {
+        let inside = file.path.strip_prefix(&job.source).ok();
+        let path = inside.and_then(|path| super::defaults::tree_path(path).ok());
+        path.is_none_or(|path| !filter.excludes(&SectionName::data(), &path, EntryKind::Regular))
+    });
+    if !in_use.in_the_way.is_empty() {
+        let mut holders: Vec<String> = in_use
+            .in_the_way
+            .iter()
+            .take(NAMED_MAX)
+            .map(|file| format!("{} ({}) has {}", file.command, file.pid, file.path.display()))
+            .collect();
+        if in_use.in_the_way.len() > NAMED_MAX {
+            holders.push(format!("and {} more", in_use.in_the_way.len() - NAMED_MAX));
+        }
+        if !args.live {
+            return Err(backup::Error::InUse { path: job.source.clone(), holders }.into());
+        }
+        context.output.warn(format!("written to meanwhile: {}", holders.join(", ")));
+    }
+    if in_use.unseen > 0 {
+        context
+            .output
+            .detail(format!("{} processes of other users could not be looked into", in_use.unseen));
+    }
+    if in_use.to_copy.is_empty() {
+        return Ok(None);
+    }
+    let live = LiveTree::new(&job.source, &in_use.to_copy, args.scratch.as_deref())?;
+    context.output.detail(format!("{} live stores copied consistently", live.copied()));
+    Ok(Some(live))
+}
+
+/// The trees beside the source.
+struct Trees {
+    others: Vec<(SectionName, PathBuf, LocalTree, TreePath)>,
+}
+
+impl Trees {
+    fn new(args: &CreateArgs, job: &Job, vault: Option<&Path>) -> Result<Self, Failure> {
+        let open = |path: &Path| LocalTree::open(path).map_err(backup::Error::from);
+        let mut others = Vec::new();
+        for config in &job.configs {
+            let tree = open(&config.directory)?;
+            let directory = config.directory.clone();
+            others.push((config.section.clone(), directory, tree, config.file.clone()));
+        }
+        if let Some(vault) = vault {
+            let vault = vault.canonicalize().map_err(|error| Failure::io("find", vault, &error))?;
+            if vault.join(VAULT_CONFIG).is_file() {
+                let file = super::defaults::tree_path(Path::new(VAULT_CONFIG))?;
+                let section = SectionName::new(VAULT_SECTION)?;
+                others.push((section, vault.clone(), open(&vault)?, file));
+            } else if args.vault.is_some() {
+                return Err(Failure::new(
+                    ExitCode::NotAVault,
+                    format!("{} has no {VAULT_CONFIG}", vault.display()),
+                ));
+            }
+        }
+        Ok(Self { others })
+    }
+
+    /// Of the other trees only one file each.
+    fn filter(&self, filter: &Filter) -> Filter {
+        let only = self
+            .others
+            .iter()
+            .map(|(section, _, _, file)| (section.clone(), file.clone()))
+            .collect();
+        Filter { only, ..filter.clone() }
+    }
+
+    fn sources<'a>(&'a self, reader: &'a dyn TreeReader, source: &Path) -> Vec<Source<'a>> {
+        let data = Source { section: SectionName::data(), path: source.to_owned(), reader };
+        let others = self.others.iter().map(|(section, path, tree, _)| Source {
+            section: section.clone(),
+            path: path.clone(),
+            reader: tree,
+        });
+        std::iter::once(data).chain(others).collect()
+    }
+}
+
+/// All that is known when writing begins.
+struct Work<'a> {
+    args: &'a CreateArgs,
+    job: &'a Job,
+    context: &'a Context,
+    interrupt: &'a Interrupt,
+    catalog: &'a Catalog,
+    filter: &'a Filter,
+    sensitive: &'a Terms,
+    details: Details,
+}
+
+impl Work<'_> {
+    fn has_sensitive(&self, sources: &[Source<'_>]) -> Result<bool, Failure> {
+        Ok(backup::has_sensitive(self.sensitive, sources, self.filter)?)
+    }
+
+    fn create(
+        &self,
+        sources: &[Source<'_>],
+        keys: Option<&KeySet>,
+        for_sensitive: Option<&KeySet>,
+        ring: &Keyring,
+    ) -> Result<Created, Failure> {
+        let Self { args, job, context, catalog, .. } = self;
+        let found = backup::find_base(catalog, &job.name, job.kind);
+        if found.is_none() && job.kind != ArchiveKind::Full {
+            context
+                .output
+                .warn(format!("there is no backup of {} to build on: this one is full", job.name));
+        }
+        let base = match found {
+            Some(found) => Some((open_base(&found.path, keys, ring)?, found.name.clone())),
+            None => None,
+        };
+        let writing = Bar::new(context, "writing the backup", None);
+        let now = jiff::Timestamp::now();
+        let nanoseconds = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+        let created = backup::create(CreateRequest {
+            name: &job.name,
+            kind: job.kind,
+            base: base.as_ref().map(|(reader, name)| BaseBackup { reader, name: name.clone() }),
+            catalog,
+            sources,
+            filter: self.filter,
+            details: self.details.clone(),
+            keys,
+            sensitive: for_sensitive.map(|keys| Sensitive { files: self.sensitive, keys }),
+            options: WriteOptions {
+                compression: job.compression,
+                level: job.level,
+                threads: None,
+                on_change: if args.live { OnChange::Keep } else { OnChange::Fail },
+                cancelled: self.interrupt.flag(),
+                progress: &writing,
+            },
+            verify: !args.no_verify,
+            now: Timestamp { seconds: now.as_second(), nanoseconds },
+            written: &|_| {},
+        });
+        drop(writing);
+        let created = match created {
+            Err(_) if self.interrupt.is_set() => {
+                return Err(Failure::new(ExitCode::Interrupted, "interrupted; no backup was made"));
+            }
+            created => created?,
+        };
+        self.warn_of(&created);
+        Ok(created)
+    }
+
+    fn warn_of(&self, created: &Created) {
+        let noticed = &created.noticed;
+        let output = &self.context.output;
+        let named = |paths: &[(SectionName, TreePath)]| {
+            let named: Vec<String> =
+                paths.iter().take(NAMED_MAX).map(|(_, path)| path.to_string()).collect();
+            let more = paths.len().saturating_sub(NAMED_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{}{more}", named.join(", "))
+        };
+        if !noticed.unstable.is_empty() {
+            output.warn(format!(
+                "changed while they were read, and kept as read last: {}",
+                named(&noticed.unstable)
+            ));
+        }
+        if !noticed.vanished.is_empty() {
+            output.warn(format!("gone before they were read: {}", named(&noticed.vanished)));
+        }
+        if !noticed.sockets.is_empty() {
+            output.detail(format!("sockets are not stored: {}", named(&noticed.sockets)));
+        }
+    }
+}
+
+/// Opens the backup that another one builds on.
+fn open_base(path: &Path, keys: Option<&KeySet>, ring: &Keyring) -> Result<ArchiveReader, Failure> {
+    let opened = match keys {
+        Some(keys) => ArchiveReader::open_with(path, keys),
+        None => ArchiveReader::open(path, ring),
+    };
+    opened.map_err(|error| {
+        let failure = Failure::from(error);
+        match failure.code {
+            ExitCode::WrongSecret | ExitCode::NoSecret => failure.hint(
+                "this backup builds on an earlier one, which the secret does not open: use that \
+                 one's secret, or --type full",
+            ),
+            _ => failure,
+        }
+    })
+}

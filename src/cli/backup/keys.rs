@@ -1,0 +1,142 @@
+//! What backups are sealed and opened with.
+
+use std::path::{Path, PathBuf};
+
+use super::defaults::Job;
+use super::{BackupSecret, CreateArgs};
+use crate::archive::{ArchiveReader, KeySet, Keyring, peek};
+use crate::backup::Catalog;
+use crate::cli::Context;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::prompt::has_terminal;
+use crate::cli::vault_args::{ConfigArgs, unlock};
+use crate::format::config::VaultId;
+use crate::vault::calibrated_cost;
+
+/// A ring with the secret that opens `archive`; an empty one where nothing in it is sealed.
+pub(super) fn for_archive(
+    archive: &Path,
+    secret: &BackupSecret,
+    context: &Context,
+) -> Result<Keyring, Failure> {
+    let sealed = peek(archive)?.is_some();
+    if !sealed {
+        let reader = ArchiveReader::open(archive, &Keyring::new())?;
+        if !crate::backup::has_sealed_files(reader.metadata()) {
+            return Ok(Keyring::new());
+        }
+    }
+    let subject = format!("the backup {}", archive.display());
+    Ok(Keyring::new().with_secret(secret.args().obtain(&subject, None, &context.output)?))
+}
+
+/// The same; `None` where no secret is to be had without a word of the user.
+pub(super) fn if_given(
+    archive: &Path,
+    secret: &BackupSecret,
+    context: &Context,
+) -> Result<Option<Keyring>, Failure> {
+    match for_archive(archive, secret, context) {
+        Ok(keyring) => Ok(Some(keyring)),
+        Err(failure)
+            if failure.code == ExitCode::NoSecret && !secret.is_given() && !has_terminal() =>
+        {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// What a new backup is sealed with: a set that earlier ones share, or a new one.
+pub(super) struct Seal {
+    ring: Keyring,
+    own: Option<KeySet>,
+    shared: Option<VaultId>,
+}
+
+impl Seal {
+    /// Asks for the secret. The newest sealed backup of this name shares its key slots, if the
+    /// secret opens it.
+    pub(super) fn obtain(
+        args: &CreateArgs,
+        job: &Job,
+        vault: Option<&PathBuf>,
+        catalog: &Catalog,
+        context: &Context,
+    ) -> Result<Self, Failure> {
+        let secret = job.secret(args)?;
+        if args.vault_keys {
+            let path = vault.ok_or_else(|| {
+                Failure::new(ExitCode::Usage, "no vault is known to seal with")
+                    .hint("give --vault VAULT, or back up what is mounted")
+            })?;
+            let vault = ConfigArgs::default().open(path, context)?;
+            let vault = unlock(&vault, &secret, context)?;
+            let of_vault = || {
+                let master = vault.master_key();
+                KeySet::of_vault(vault.config().clone().seal(&master.config_key()), master)
+            };
+            let ring = Keyring::new().with_set(of_vault());
+            return Ok(Self { ring, own: Some(of_vault()), shared: None });
+        }
+        let newest = catalog
+            .backups()
+            .iter()
+            .rev()
+            .find(|backup| backup.name.name == job.name && backup.name.sealed);
+        let subject = format!("the backups in {}", catalog.directory().display());
+        let given = match newest {
+            Some(_) => secret.obtain(&subject, None, &context.output)?,
+            None => secret.obtain_new(&subject, &context.output)?,
+        };
+        let mut seal = Self { ring: Keyring::new().with_secret(given), own: None, shared: None };
+        if let Some(newest) = newest {
+            match ArchiveReader::open(&newest.path, &seal.ring) {
+                Ok(reader) => {
+                    seal.shared = reader.header().map(|header| header.config.unverified().vault_id);
+                }
+                Err(crate::archive::Error::WrongSecret) if secret.is_typed() => {
+                    return Err(Failure::new(
+                        ExitCode::WrongSecret,
+                        format!("that does not open {}", newest.file_name()),
+                    )
+                    .hint("a new passphrase is taken from --passphrase-file and the like"));
+                }
+                Err(crate::archive::Error::WrongSecret) => context.output.warn(format!(
+                    "the secret does not open {}: this backup has key slots of its own",
+                    newest.file_name()
+                )),
+                Err(error) => context.output.warn(format!("{}: {error}", newest.file_name())),
+            }
+        }
+        if seal.shared.is_none() {
+            let cost = match args.cost.args().cost()? {
+                Some(cost) => cost,
+                None => calibrated_cost()
+                    .map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))?,
+            };
+            let created = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+            seal.own = Some(seal.ring.new_set(cost, created)?);
+        }
+        Ok(seal)
+    }
+
+    /// The ring that opens what it sealed.
+    pub(super) fn ring(&self) -> &Keyring {
+        &self.ring
+    }
+
+    /// Lends the keys. There is no way without them: nothing is left unsealed by accident.
+    pub(super) fn with<T>(
+        &self,
+        use_keys: impl FnOnce(&KeySet) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let lost = || Failure::new(ExitCode::Failure, "the keys of the earlier backups are lost");
+        match (&self.own, self.shared) {
+            (Some(own), _) => use_keys(own),
+            (None, Some(id)) => self.ring.set_of(id, use_keys).unwrap_or_else(|| Err(lost())),
+            (None, None) => Err(lost()),
+        }
+    }
+}

@@ -1,0 +1,637 @@
+//! Backups, as a person or a script makes and restores them with the program.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::{Place, Ran, fuse_is_here, run, strongroom};
+use tempfile::TempDir;
+
+const CHEAP: [&str; 4] = ["--kdf-memory", "64", "--kdf-iterations", "1"];
+
+struct Room {
+    directory: TempDir,
+}
+
+impl Room {
+    /// A store with a database, some files, configuration and a secret.
+    fn new() -> Self {
+        let room = Self { directory: tempfile::tempdir().unwrap() };
+        let source = room.path("app");
+        fs::create_dir_all(source.join("memory/semantic")).unwrap();
+        fs::create_dir_all(source.join("models")).unwrap();
+        fs::write(source.join("memory/semantic/facts.txt"), "facts").unwrap();
+        fs::write(source.join("models/large.bin"), vec![7; 100_000]).unwrap();
+        fs::write(source.join("notes"), "first").unwrap();
+        symlink("notes", source.join("link")).unwrap();
+        let database = rusqlite::Connection::open(source.join("app.db")).unwrap();
+        database.execute_batch("create table t (x); insert into t values (1);").unwrap();
+        fs::create_dir(room.path("config")).unwrap();
+        fs::write(room.path("config/app.yaml"), "key: value\n").unwrap();
+        let passphrase = room.path("passphrase");
+        fs::write(&passphrase, "correct horse\n").unwrap();
+        fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+        room
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = strongroom();
+        command.arg("backup").args(words).current_dir(self.directory.path());
+        for (name, below) in [
+            ("HOME", "home"),
+            ("XDG_CONFIG_HOME", "home/config"),
+            ("XDG_DATA_HOME", "home/data"),
+            ("XDG_STATE_HOME", "home/state"),
+        ] {
+            command.env(name, self.path(below));
+        }
+        command.env_remove("STRONGROOM_PROFILE").env_remove("XDG_RUNTIME_DIR");
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Ran {
+        run(&mut self.command(words))
+    }
+
+    fn create(&self, more: &[&str]) -> PathBuf {
+        let words: Vec<&str> = ["create", "app", "--output", "out", "--json"]
+            .iter()
+            .chain(&["--passphrase-file", "passphrase"])
+            .chain(&CHEAP)
+            .chain(more)
+            .copied()
+            .collect();
+        let result = self.run(&words).expect(0).result();
+        assert_eq!(result["ok"], true);
+        PathBuf::from(result["archive"].as_str().unwrap())
+    }
+
+    fn restore(&self, archive: &Path, more: &[&str]) -> Ran {
+        let words: Vec<&str> = ["restore", archive.to_str().unwrap(), "--json"]
+            .iter()
+            .chain(&["--passphrase-file", "passphrase"])
+            .chain(more)
+            .copied()
+            .collect();
+        self.run(&words)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn names(&self, directory: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.path(directory))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn same(&self, left: &str, right: &str) {
+        let diff = Command::new("diff")
+            .args(["-r", "--no-dereference"])
+            .args([self.path(left), self.path(right)])
+            .output()
+            .unwrap();
+        assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
+    }
+}
+
+#[test]
+fn made_listed_verified_restored() {
+    let room = Room::new();
+    let archive = room.create(&["--tag", "the first"]);
+    assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("app-") && name.ends_with(".tar.zst.enc"), "{name}");
+    assert_eq!(room.names("out").len(), 3, "{:?}", room.names("out"));
+
+    let listed = room.run(&["list", "out", "--json"]).expect(0).result();
+    assert_eq!(listed["backups"][0]["tag"], "the first");
+    assert_eq!(listed["backups"][0]["components"][0]["kind"], "SQLite");
+    let archive_text = archive.to_str().unwrap();
+    let info = room.run(&["info", archive_text, "--json"]).expect(0).result();
+    assert_eq!(info["authenticated"], false);
+    let secret = ["--passphrase-file", "passphrase"];
+    let info =
+        room.run(&["info", archive_text, "--json", "--files", secret[0], secret[1]]).expect(0);
+    assert!(info.stdout.contains("memory/semantic/facts.txt"));
+    assert_eq!(info.result()["metadata"]["type"], "full");
+    assert_eq!(info.result()["authenticated"], true);
+    for how in [&["--checksum"][..], &secret, &[secret[0], secret[1], "--test-restore"]] {
+        let verify = ["verify", archive_text, "--json"];
+        let words: Vec<&str> = verify.iter().chain(how).copied().collect();
+        let verified = room.run(&words).expect(0).result();
+        assert_eq!(verified["verified"], 1);
+    }
+
+    let restored = room.restore(&archive, &["--target", "there"]).expect(0).result();
+    assert_eq!(restored["stores"][0]["outcome"], "sound");
+    room.same("app", "there");
+    // Another secret, and none.
+    fs::write(room.path("wrong"), "wrong\n").unwrap();
+    room.run(&["restore", archive_text, "--target", "x", "--passphrase-file", "wrong"]).expect(10);
+    room.run(&["restore", archive_text, "--target", "x"]).expect(24);
+    assert!(!room.path("x").exists());
+}
+
+#[test]
+fn the_passphrase_on_standard_input() {
+    let room = Room::new();
+    let archive = room.create(&[]);
+    let mut child = room
+        .command(&["restore", archive.to_str().unwrap(), "--password-stdin", "--target", "there"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    use std::io::Write as _;
+    child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    room.same("app", "there");
+}
+
+#[test]
+fn a_chain_with_deletions_and_its_retention() {
+    let room = Room::new();
+    let mut kept = Vec::new();
+    for (round, kind) in
+        ["full", "incremental", "incremental", "differential", "full"].into_iter().enumerate()
+    {
+        let archive = room.create(&["--type", kind]);
+        let copy = format!("kept {round}");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([room.path("app"), room.path(&copy)])
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        kept.push((archive, copy));
+        fs::write(room.path(&format!("app/new {round}")), "new").unwrap();
+        let gone = if round == 0 { "notes".to_owned() } else { format!("new {}", round - 1) };
+        fs::remove_file(room.path("app").join(gone)).unwrap();
+    }
+    for (round, (archive, copy)) in kept.iter().enumerate() {
+        let target = format!("restored {round}");
+        room.restore(archive, &["--target", &target]).expect(0);
+        room.same(copy, &target);
+    }
+    let full = kept[0].0.to_str().unwrap();
+    room.run(&["delete", full, "--yes"]).expect(37);
+    // Without a terminal nobody confirms.
+    room.run(&["delete", kept[4].0.to_str().unwrap()]).expect(23);
+    room.run(&["cleanup", "out"]).expect(2);
+    let shown = room.run(&["cleanup", "out", "--keep", "2", "--dry-run", "--json"]).expect(0);
+    assert_eq!(shown.result()["deleted"].as_array().unwrap().len(), 2);
+    let before = room.names("out").len();
+    let done = room.run(&["cleanup", "out", "--keep", "2", "--json"]).expect(0).result();
+    assert_eq!(done["deleted"].as_array().unwrap().len(), 2);
+    assert_eq!(room.names("out").len(), before - 4);
+    for (archive, copy) in [&kept[0], &kept[3], &kept[4]] {
+        fs::remove_dir_all(room.path("again")).unwrap_or_default();
+        room.restore(archive, &["--target", "again"]).expect(0);
+        room.same(copy, "again");
+    }
+    room.run(&["delete", full, "--yes", "--dependents"]).expect(0);
+    // A chain that lost its beginning.
+    let first = room.create(&[]);
+    let second = room.create(&["--type", "incremental"]);
+    fs::remove_file(&first).unwrap();
+    room.restore(&second, &["--target", "never"]).expect(37);
+    let listed = room.run(&["list", "out"]).expect(0);
+    assert!(listed.stdout.contains("cannot be restored"), "{}", listed.stdout);
+}
+
+#[test]
+fn what_is_replaced_is_saved_first() {
+    let room = Room::new();
+    let archive = room.create(&["--exclude", "models"]);
+    fs::write(room.path("app/notes"), "second").unwrap();
+    fs::write(room.path("app/later"), "later").unwrap();
+    room.restore(&archive, &[]).expect(15);
+    assert_eq!(room.read("app/notes"), "second");
+    let shown = room.restore(&archive, &["--dry-run"]).expect(0);
+    assert_eq!(shown.result()["dry_run"], true);
+    assert_eq!(room.read("app/notes"), "second");
+
+    room.restore(&archive, &["--merge"]).expect(0);
+    assert_eq!((room.read("app/notes"), room.read("app/later")), ("second".into(), "later".into()));
+
+    let forced = room.restore(&archive, &["--force"]).expect(0).result();
+    assert_eq!(room.read("app/notes"), "first");
+    assert!(!room.path("app/later").exists());
+    // What the backup leaves out stays.
+    assert_eq!(fs::metadata(room.path("app/models/large.bin")).unwrap().len(), 100_000);
+    let safety = PathBuf::from(forced["safety_backup"].as_str().unwrap());
+    room.restore(&safety, &["--target", "before"]).expect(0);
+    assert_eq!(
+        (room.read("before/notes"), room.read("before/later")),
+        ("second".into(), "later".into())
+    );
+    let count = room.names("out").len();
+    room.restore(&archive, &["--force", "--no-safety-backup"]).expect(0);
+    assert_eq!(room.names("out").len(), count);
+}
+
+#[test]
+fn components_paths_and_configuration() {
+    let room = Room::new();
+    let archive = room.create(&["--config", "config/app.yaml"]);
+    room.restore(&archive, &["--target", "one", "--component", "app"]).expect(0);
+    assert_eq!(room.names("one"), ["app.db"]);
+    room.restore(&archive, &["memory/semantic", "--target", "two"]).expect(0);
+    assert_eq!(room.read("two/memory/semantic/facts.txt"), "facts");
+    assert_eq!(room.names("two"), ["memory"]);
+    let missing = room.restore(&archive, &["--target", "three", "--component", "app,nothing"]);
+    let missing = missing.expect(38).result();
+    assert!(missing["hint"].as_str().unwrap().contains("app"));
+    room.restore(&archive, &["no/such/path", "--target", "three"]).expect(38);
+    assert!(!room.path("three").exists());
+    room.restore(&archive, &["--config-only", "--target", "four"]).expect(0);
+    assert_eq!(room.names("four"), ["app.yaml"]);
+    // Where it came from, and nothing beside it.
+    fs::write(room.path("config/app.yaml"), "key: broken").unwrap();
+    fs::write(room.path("config/other"), "other").unwrap();
+    fs::write(room.path("app/notes"), "second").unwrap();
+    room.restore(&archive, &["--config-only", "--force"]).expect(0);
+    assert_eq!(room.read("config/app.yaml"), "key: value\n");
+    assert_eq!(room.read("config/other"), "other");
+    assert_eq!(room.read("app/notes"), "second");
+    // Only some of it in the backup, and a term that means nothing.
+    let part = room.create(&["--include", "app", "--name", "part"]);
+    room.restore(&part, &["--target", "five"]).expect(0);
+    assert_eq!(room.names("five"), ["app.db"]);
+    let words = ["create", "app", "--output", "out", "--include", "nothing"];
+    let words: Vec<&str> = words.into_iter().chain(["--passphrase-file", "passphrase"]).collect();
+    room.run(&words).expect(38);
+}
+
+#[test]
+fn in_every_form_and_secrets_never_plain() {
+    let room = Room::new();
+    for (more, end) in [
+        (&["--compression", "gzip", "--compression-level", "9"][..], ".tar.gz.enc"),
+        (&["--compression", "lz4"], ".tar.lz4.enc"),
+        (&["--compression", "none"], ".tar.enc"),
+        (&["--no-compress"], ".tar.enc"),
+        (&["--no-encrypt"], ".tar.zst"),
+        (&["--no-encrypt", "--no-compress"], ".tar"),
+    ] {
+        let archive = room.create(more);
+        assert!(archive.to_str().unwrap().ends_with(end), "{}", archive.display());
+        let target = format!("restored{}", end.replace('.', "-"));
+        let _ = fs::remove_dir_all(room.path(&target));
+        room.restore(&archive, &["--target", &target]).expect(0);
+        room.same("app", &target);
+    }
+    // Sealed or explicitly not: never by accident.
+    room.run(&["create", "app", "--output", "out"]).expect(24);
+    fs::write(room.path("app/.env"), "API_KEY=0123456789abcdef").unwrap();
+    room.run(&["create", "app", "--output", "out", "--no-encrypt"]).expect(24);
+    let plain = room.create(&["--no-encrypt", "--no-compress"]);
+    let bytes = fs::read(&plain).unwrap();
+    let seen = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+    assert!(seen(b"facts") && !seen(b"0123456789abcdef"));
+    room.restore(&plain, &["--target", "with-env"]).expect(0);
+    room.same("app", "with-env");
+    room.run(&["restore", plain.to_str().unwrap(), "--target", "without"]).expect(24);
+    assert!(!room.path("without").exists());
+}
+
+#[test]
+fn damage_is_found_and_nothing_restored() {
+    let room = Room::new();
+    let archive = room.create(&[]);
+    let whole = fs::read(&archive).unwrap();
+    let text = archive.to_str().unwrap();
+    for damage in 0..4usize {
+        let mut bytes = whole.clone();
+        match damage {
+            0 => bytes.truncate(whole.len() - 1),
+            1 => bytes.truncate(100),
+            2 => bytes[whole.len() / 2] ^= 1,
+            _ => bytes.extend(b"more"),
+        }
+        fs::write(&archive, bytes).unwrap();
+        room.run(&["verify", text, "--checksum"]).expect(29);
+        room.run(&["verify", text, "--passphrase-file", "passphrase"]).expect(29);
+        room.restore(&archive, &["--force"]).expect(29);
+        room.restore(&archive, &["--target", "never"]).expect(29);
+        assert_eq!(room.read("app/notes"), "first");
+        assert!(!room.path("never").exists());
+    }
+    fs::write(&archive, &whole).unwrap();
+    let all = room.create(&[]);
+    fs::write(&all, b"junk").unwrap();
+    let verified = room
+        .run(&["verify", "out", "--passphrase-file", "passphrase", "--json"])
+        .expect(29)
+        .result();
+    let wells: Vec<&Value> =
+        verified["backups"].as_array().unwrap().iter().map(|one| &one["ok"]).collect();
+    assert_eq!(wells, [&Value::Bool(true), &Value::Bool(false)]);
+    room.run(&["info", "app/notes"]).expect(29);
+}
+
+/// Waits for a line of a child's, which says that it is ready.
+fn ready(child: &mut std::process::Child) {
+    use std::io::BufRead as _;
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+}
+
+#[test]
+fn a_live_database_is_copied_and_other_writers_refused() {
+    let room = Room::new();
+    let script = "import sqlite3, sys
+c = sqlite3.connect('app/app.db')
+c.execute('pragma journal_mode=wal')
+c.execute('insert into t values (2)')
+c.commit()
+print('ready', flush=True)
+sys.stdin.readline()";
+    let python = |script: &str| {
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .current_dir(room.directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        ready(&mut child);
+        child
+    };
+    let mut writer = python(script);
+    let archive = room.create(&[]);
+    room.restore(&archive, &["--target", "copied"]).expect(0);
+    assert!(!room.path("copied/app.db-wal").exists());
+    let rows: i64 = rusqlite::Connection::open(room.path("copied/app.db"))
+        .unwrap()
+        .query_row("select count(*) from t", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(rows, 2);
+    // Nor is it replaced under its writer.
+    room.restore(&archive, &["--force"]).expect(28);
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+
+    let script = "import sys
+f = open('app/notes', 'a')
+print('ready', flush=True)
+sys.stdin.readline()";
+    let mut writer = python(script);
+    let words = ["create", "app", "--output", "out", "--passphrase-file", "passphrase"];
+    let refused = room.run(&words).expect(28);
+    assert!(refused.stderr.contains("python3") && refused.stderr.contains("notes"));
+    room.create(&["--live"]);
+    room.create(&["--exclude", "notes"]);
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+}
+
+#[test]
+fn from_the_backup_and_its_passphrase_alone_after_the_vault_is_lost() {
+    if !fuse_is_here("from_the_backup_and_its_passphrase_alone_after_the_vault_is_lost") {
+        return;
+    }
+    let room = Room::new();
+    let place = Place::new();
+    let mount = place.mount().to_owned();
+    let copied = Command::new("cp").arg("-a").arg(room.path("app/.")).arg(&mount).status().unwrap();
+    assert!(copied.success());
+    let backup = |more: &[&str], secret: &Path| {
+        let mut command = room.command(&["create", mount.to_str().unwrap(), "--output", "out"]);
+        command.args(CHEAP).args(["--json", "--passphrase-file"]).arg(secret).args(more);
+        let result = run(&mut command).expect(0).result();
+        PathBuf::from(result["archive"].as_str().unwrap())
+    };
+    let own = backup(&[], &room.path("passphrase"));
+    let of_vault = backup(&["--vault-keys", "--name", "vault-keys"], &place.passphrase);
+    let config = fs::read(place.vault.join("vault.json")).unwrap();
+    place.umount();
+    let vault_secret = fs::read(&place.passphrase).unwrap();
+    fs::remove_dir_all(&place.vault).unwrap();
+    // Nothing but the two files and what a person remembers.
+    let elsewhere = tempfile::tempdir().unwrap();
+    for (archive, secret) in [(own, b"correct horse\n".to_vec()), (of_vault, vault_secret)] {
+        let file = elsewhere.path().join(archive.file_name().unwrap());
+        fs::rename(&archive, &file).unwrap();
+        let passphrase = elsewhere.path().join("remembered");
+        fs::write(&passphrase, secret).unwrap();
+        let target = file.with_extension("target");
+        let keys = file.with_extension("keys");
+        for words in
+            [["--target", target.to_str().unwrap()], ["--vault-config", keys.to_str().unwrap()]]
+        {
+            let mut restore = room.command(&["restore", file.to_str().unwrap()]);
+            restore.args(words).arg("--passphrase-file").arg(&passphrase);
+            run(&mut restore).expect(0);
+        }
+        let diff = Command::new("diff")
+            .args(["-r", "--no-dereference"])
+            .args([&room.path("app"), &target])
+            .output()
+            .unwrap();
+        assert!(diff.status.success(), "{}", String::from_utf8_lossy(&diff.stdout));
+        assert_eq!(fs::read(keys.join("vault.json")).unwrap(), config);
+    }
+}
+
+#[test]
+fn events_reach_a_command() {
+    let room = Room::new();
+    let log = room.path("events");
+    let hook = format!("cat >> '{}'", log.display());
+    room.create(&["--on-event", &hook]);
+    let events = || -> Vec<Value> {
+        fs::read_to_string(&log)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let names: Vec<Value> = events().iter().map(|event| event["event"].clone()).collect();
+    assert_eq!(names, ["backup-started", "backup-completed"]);
+    assert!(events()[1]["size"].as_u64().unwrap() > 0);
+    let mut failing = room.command(&["create", "app", "--output", "out", "--include", "nothing"]);
+    failing.args(["--passphrase-file", "passphrase", "--on-event", &hook]);
+    run(&mut failing).expect(38);
+    assert_eq!(events().last().unwrap()["event"], "backup-failed");
+    assert_eq!(events().last().unwrap()["error"], "not-in-backup");
+    // Whoever cannot be told does not spoil the backup.
+    let mut deaf = room.command(&["create", "app", "--output", "out", "--on-event", "exit 3"]);
+    deaf.args(["--passphrase-file", "passphrase"]);
+    assert!(run(&mut deaf).expect(0).stderr.contains("event command"));
+    for _ in 0..4 {
+        room.create(&[]);
+    }
+    fs::write(
+        room.path("app/large"),
+        (0..3_000_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    room.create(&["--on-event", &hook]);
+    assert_eq!(events().last().unwrap()["event"], "backup-unusual");
+}
+
+#[test]
+fn schedules_are_files_that_run_and_tell_how_it_goes() {
+    let room = Room::new();
+    let schedule = |words: &[&str]| {
+        let mut command = room.command(&["schedule"]);
+        command.args(words).arg("--user").env("PATH", path_with_fakes(&room));
+        run(&mut command)
+    };
+    schedule(&["show"]).expect(1);
+    let create = [
+        "create",
+        "app",
+        "--output",
+        "out",
+        "--frequency",
+        "weekly",
+        "--day",
+        "sunday",
+        "--time",
+        "03:00",
+        "--passphrase-file",
+        "passphrase",
+        "--keep",
+        "2",
+        "--scheduler",
+    ];
+    let create = |scheduler: &str| {
+        let words: Vec<&str> =
+            create.iter().chain(&[scheduler, "--json"]).chain(&CHEAP).copied().collect();
+        schedule(&words).expect(0).result()
+    };
+    create("systemd");
+    let timer = room.read("home/config/systemd/user/strongroom-backup-app.timer");
+    assert!(timer.contains("OnCalendar=Sun *-*-* 03:00:00"), "{timer}");
+    let service = room.read("home/config/systemd/user/strongroom-backup-app.service");
+    assert!(service.contains("\"backup\" \"schedule\" \"run\" \"app\""), "{service}");
+    assert!(room.read("systemctl-log").contains("--user enable --now strongroom-backup-app.timer"));
+    // To cron: systemd's files go.
+    create("cron");
+    assert!(room.names("home/config/systemd/user").is_empty());
+    assert!(room.read("crontab").contains("0 3 * * 0 "), "{}", room.read("crontab"));
+
+    let shown = schedule(&["show", "--json"]).expect(0).result();
+    assert_eq!(shown["state"]["last_good"], Value::Null);
+    for _ in 0..3 {
+        let ran = schedule(&["run", "app", "--json"]).expect(0).result();
+        assert_eq!(ran["schedule"], "app");
+    }
+    // Two are kept, with their notes, and the lock.
+    assert_eq!(room.names("out").len(), 5, "{:?}", room.names("out"));
+    let listed = schedule(&["list", "--json"]).expect(0).result();
+    assert_eq!(listed["schedules"][0]["state"]["last_result"], "success");
+    assert_eq!(listed["schedules"][0]["overdue"], false);
+
+    // It fails: the last good one stays known, and after a time it is overdue.
+    fs::rename(room.path("passphrase"), room.path("lost")).unwrap();
+    schedule(&["run", "app"]).expect(1);
+    let shown = schedule(&["show", "--json"]).expect(0).result();
+    assert_eq!(shown["state"]["last_result"], "failure");
+    assert!(shown["state"]["last_good"].as_i64().unwrap() > 0);
+    let state = room.path("home/state/strongroom/schedules/app.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let good = shown["state"]["last_good"].as_i64().unwrap();
+    let month_ago = (good - 31 * 86_400).to_string();
+    fs::write(&state, text.replace(&good.to_string(), &month_ago)).unwrap();
+    schedule(&["show"]).expect(39);
+    schedule(&["list"]).expect(39);
+    schedule(&["disable"]).expect(0);
+    assert!(room.read("crontab").contains("# disabled: 0 3 * * 0"));
+    schedule(&["show"]).expect(0);
+    schedule(&["enable"]).expect(0);
+    assert!(!room.read("crontab").contains("disabled"));
+    schedule(&["delete"]).expect(0);
+    assert_eq!(room.read("crontab"), "");
+    schedule(&["list"]).expect(0);
+    schedule(&["delete"]).expect(1);
+    assert_eq!(room.names("out").len(), 5);
+}
+
+/// A PATH with a crontab and a systemctl that only write down what they are told.
+fn path_with_fakes(room: &Room) -> String {
+    let fakes = room.path("fakes");
+    fs::create_dir_all(&fakes).unwrap();
+    let root = room.directory.path().display();
+    let scripts = [
+        ("systemctl", format!("#!/bin/sh\necho \"$@\" >> '{root}/systemctl-log'\n")),
+        (
+            "crontab",
+            format!(
+                "#!/bin/sh\nif [ \"$1\" = -l ]; then cat '{root}/crontab' 2>/dev/null; exit; fi\n\
+                 cat > '{root}/crontab.new' && mv '{root}/crontab.new' '{root}/crontab'\n"
+            ),
+        ),
+    ];
+    for (name, text) in scripts {
+        let path = fakes.join(name);
+        if !path.exists() {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    format!("{}:{}", fakes.display(), std::env::var("PATH").unwrap())
+}
+
+/// The app's profile tells everything that the command line does not.
+#[test]
+fn a_profile_says_the_rest() {
+    let room = Room::new();
+    let profiles = room.path("home/config/strongroom/profiles");
+    fs::create_dir_all(&profiles).unwrap();
+    let root = room.directory.path().display();
+    let text = format!(
+        "name = \"mine\"\ndata = \"{root}/app\"\nmount = \"{root}/mount\"\n\
+         sensitive = [\"notes\"]\n\
+         [unlock]\npassphrase-file = \"{root}/passphrase\"\n\
+         [[component]]\nname = \"semantic\"\nkind = \"files\"\npath = \"memory/semantic\"\n\
+         [[component]]\nname = \"models\"\nkind = \"files\"\npath = \"models\"\nessential = false\n\
+         [[config]]\nfile = \"{root}/config/app.yaml\"\n\
+         [backup]\noutput = \"{root}/backups\"\ncompression = \"gzip\"\n\
+         [backup.retention]\nkeep = 1\n\
+         [[backup.plan]]\nname = \"daily\"\ntype = \"incremental\"\n"
+    );
+    let profile = profiles.join("mine.toml");
+    fs::write(&profile, text).unwrap();
+    fs::set_permissions(&profile, fs::Permissions::from_mode(0o600)).unwrap();
+    let cheap = |words: &[&'static str]| -> Vec<&'static str> {
+        words.iter().chain(&CHEAP).copied().collect()
+    };
+    let made = room.run(&cheap(&["create", "--json"])).expect(0).result();
+    let archive = made["archive"].as_str().unwrap().to_owned();
+    assert!(archive.contains("/backups/mine-") && archive.ends_with(".tar.gz.enc"), "{archive}");
+    let restored = room.restore(Path::new(&archive), &["--target", "there"]).expect(0);
+    assert!(restored.stderr.is_empty());
+    assert!(!room.path("there/models").exists() && room.path("there/notes").exists());
+    room.restore(Path::new(&archive), &["--target", "one", "--database", "semantic"]).expect(0);
+    assert_eq!(room.read("one/memory/semantic/facts.txt"), "facts");
+    room.run(&cheap(&["create", "--plan", "daily"])).expect(0);
+    let listed = room.run(&["list", "--json"]).expect(0).result();
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 2);
+    assert_eq!(listed["backups"][1]["type"], "incremental");
+    assert_eq!(listed["backups"][1]["tag"], "daily");
+    room.run(&cheap(&["create", "--no-encrypt", "--no-compress", "--name", "plain"])).expect(0);
+    let plain = room.names("backups").into_iter().find(|name| name.ends_with(".tar")).unwrap();
+    let bytes = fs::read(room.path("backups").join(plain)).unwrap();
+    assert!(!bytes.windows(5).any(|part| part == b"first"));
+    let cleaned = room.run(&["cleanup", "--json"]).expect(0).result();
+    assert_eq!(cleaned["deleted"].as_array().unwrap().len(), 0, "the chain stays");
+    room.run(&["create", "--profile", "nobody"]).expect(33);
+}
