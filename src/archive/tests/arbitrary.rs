@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::hostile::{Forger, directory, file, hard_link, play, symlink};
-use super::*;
 
 /// One change of a file.
 #[derive(Clone, Debug)]
