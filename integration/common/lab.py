@@ -18,6 +18,8 @@ import time
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PASSPHRASE = "a passphrase for tests\n"
 MOUNT_PATIENCE = 60
+UNPRIVILEGED = os.geteuid() != 0
+UNMOUNT = ["fusermount3", "-u"] if UNPRIVILEGED else ["umount"]
 
 
 def require_root():
@@ -42,14 +44,18 @@ def enter_namespace():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
+def target_directory():
+    """Where cargo builds."""
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+
+
 def binary():
-    """The program under test: $STRONGROOM, else a release build of this repository."""
+    """The program under test: $STRONGROOM, else a build of this repository as for its tests."""
     given = os.environ.get("STRONGROOM")
     if given:
         return given
-    run(["cargo", "build", "--release", "--bin", "strongroom"], cwd=REPOSITORY)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-    return str(target / "release" / "strongroom")
+    run(["cargo", "build", "--quiet", "--bin", "strongroom"], cwd=REPOSITORY)
+    return str(target_directory() / "debug" / "strongroom")
 
 
 def run(command, **options):
@@ -110,7 +116,7 @@ class Mount:
         if self.process is None:
             return
         if self.process.poll() is None:
-            run(["umount", self.path])
+            run([*UNMOUNT, self.path])
         code = self.process.wait(timeout=300)
         self.process = None
         if code != 0:
@@ -127,13 +133,13 @@ class Mount:
         self.process.kill()
         self.process.wait()
         self.process = None
-        run(["umount", "--lazy", self.path])
+        run([*UNMOUNT, "-z" if UNPRIVILEGED else "--lazy", self.path])
 
     def abandon(self):
         """Ends it however it stands."""
         if self.process is None:
             return
-        subprocess.run(["umount", "--lazy", self.path], stderr=subprocess.DEVNULL)
+        subprocess.run([*UNMOUNT, "-z" if UNPRIVILEGED else "--lazy", self.path], stderr=subprocess.DEVNULL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=20)
         if self.process.poll() is None:
@@ -158,13 +164,14 @@ class Mount:
 
 
 class Lab:
-    """An ext4 on a loop device, and what is mounted from it. Use as a context manager.
+    """An ext4 on a loop device, and what is mounted from it. Use as a context manager. Without
+    `loop` the disk is but a directory, which needs no root.
 
     It lies in $STRONGROOM_LAB_DIRECTORY, else where temporary files do. On a tmpfs its syncs cost
     nothing, which makes long runs short.
     """
 
-    def __init__(self, gibibytes=4, mkfs=("mkfs.ext4", "-q")):
+    def __init__(self, gibibytes=4, mkfs=("mkfs.ext4", "-q"), loop=True):
         directory = os.environ.get("STRONGROOM_LAB_DIRECTORY")
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="strongroom-lab-", dir=directory))
         self.base.chmod(0o755)
@@ -173,14 +180,16 @@ class Lab:
         self.mounts = []
         self.size = int(gibibytes * (1 << 30))
         self.mkfs = mkfs
+        self.loop = loop
 
     def __enter__(self):
         try:
-            with open(self.image, "wb") as image:
-                image.truncate(self.size)
-            run([*self.mkfs, self.image])
             self.disk.mkdir()
-            run(["mount", "-o", "loop", self.image, self.disk])
+            if self.loop:
+                with open(self.image, "wb") as image:
+                    image.truncate(self.size)
+                run([*self.mkfs, self.image])
+                run(["mount", "-o", "loop", self.image, self.disk])
             self.plain = self.disk / "plain"
             self.plain.mkdir()
             self.passphrase = self.base / "passphrase"
@@ -198,8 +207,12 @@ class Lab:
             subprocess.run(["umount", "--lazy", self.disk])
         shutil.rmtree(self.base, ignore_errors=True)
 
-    def vault(self, name="vault", options=("--allow-other",), prefix=()):
-        """A new vault on the ext4, mounted. `prefix` goes before the daemon's command line."""
+    def vault(self, name="vault", options=None, prefix=()):
+        """A new vault on the disk, mounted; as root for others, too, unless `options` say else.
+        `prefix` goes before the daemon's command line.
+        """
+        if options is None:
+            options = [] if UNPRIVILEGED else ["--allow-other"]
         program, directory = binary(), self.disk / name
         run([program, "init", directory, "--passphrase-file", self.passphrase,
              "--no-recovery-key", "--kdf-memory", "64", "--kdf-iterations", "1", "--quiet"])
@@ -223,5 +236,8 @@ class Lab:
 
 
 def drop_caches():
+    """Has the kernel forget what it has of files, where this user may."""
     os.sync()
+    if UNPRIVILEGED:
+        return
     pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
