@@ -2,12 +2,14 @@
 
 mod actions;
 mod observer;
+mod profile;
 mod report;
 mod world;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum};
 
 use super::Context;
@@ -31,6 +33,8 @@ Examples:
       --config ~/.config/app/app.yaml
   strongroom migrate encrypt /srv/app/data --vault /srv/app/vault --in-place
       the vault is mounted where the data was; no configuration is edited
+  strongroom migrate encrypt --profile aico
+      what a profile of the app says
   strongroom migrate status --vault ~/vault
   strongroom migrate rollback --vault ~/vault
 
@@ -67,8 +71,20 @@ enum Migrate {
 #[derive(Clone, Debug, clap::Args)]
 struct VaultArgs {
     /// The vault.
-    #[arg(long, visible_alias = "output", value_name = "VAULT")]
+    #[arg(
+        long,
+        visible_alias = "output",
+        value_name = "VAULT",
+        required_unless_present = "profile",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = left_open(),
+        value_hint = clap::ValueHint::DirPath
+    )]
     vault: PathBuf,
+    /// Take what is not said here from the profile PROFILE: a name, or a file.
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
     /// The vault's configuration, where it is kept apart from the vault.
     #[arg(long, value_name = "FILE")]
     vault_config: Option<PathBuf>,
@@ -93,11 +109,14 @@ struct WorkArgs {
 #[derive(Clone, Debug, clap::Args)]
 struct EncryptArgs {
     /// The directory to move into the vault.
+    #[arg(required_unless_present = "profile", default_value = "", hide_default_value = true,
+        value_parser = left_open(), value_hint = clap::ValueHint::DirPath)]
     source: PathBuf,
     #[command(flatten)]
     vault: VaultArgs,
     /// Where the app will find it: a directory that is empty or does not exist yet.
-    #[arg(long, value_name = "MOUNTPOINT", required_unless_present = "in_place")]
+    #[arg(long, value_name = "MOUNTPOINT", 
+        required_unless_present_any = ["in_place", "profile"])]
     mount: Option<PathBuf>,
     /// Mount the vault where the source was; no configuration needs an edit.
     #[arg(long, conflicts_with_all = ["mount", "symlink"])]
@@ -167,8 +186,11 @@ struct WhichArgs {
 struct VerifyArgs {
     /// The vault.
     #[arg(long, visible_alias = "output", value_name = "VAULT",
-        required_unless_present_all = ["source", "target"])]
+        required_unless_present_any = ["source", "profile"])]
     vault: Option<PathBuf>,
+    /// Take the vault and its secret from the profile PROFILE.
+    #[arg(long, value_name = "PROFILE", conflicts_with = "source")]
+    profile: Option<String>,
     /// The vault's configuration, where it is kept apart from the vault.
     #[arg(long, value_name = "FILE")]
     vault_config: Option<PathBuf>,
@@ -189,8 +211,20 @@ struct VerifyArgs {
 #[derive(Clone, Debug, clap::Args)]
 struct StatusArgs {
     /// The vault; without a secret, only what its journals say openly.
-    #[arg(long, visible_alias = "output", value_name = "VAULT")]
+    #[arg(
+        long,
+        visible_alias = "output",
+        value_name = "VAULT",
+        required_unless_present = "profile",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = left_open(),
+        value_hint = clap::ValueHint::DirPath
+    )]
     vault: PathBuf,
+    /// Take the vault and its secret from the profile PROFILE.
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
     /// The vault's configuration, where it is kept apart from the vault.
     #[arg(long, value_name = "FILE")]
     vault_config: Option<PathBuf>,
@@ -253,14 +287,71 @@ impl Args {
 /// Runs a subcommand.
 pub fn run(args: &Args, context: &Context) -> CommandResult {
     match &args.command {
-        Migrate::Plan(args) => actions::plan(args, context, "migrate plan"),
-        Migrate::Encrypt(args) if args.dry_run => actions::plan(args, context, "migrate encrypt"),
-        Migrate::Encrypt(args) => actions::encrypt(args, context),
-        Migrate::Resume(args) => actions::resume(args, context),
-        Migrate::Verify(args) => actions::verify(args, context),
-        Migrate::Status(args) => actions::status(args, context),
-        Migrate::Rollback(args) => actions::rollback(args, context),
-        Migrate::Wipe(args) => actions::wipe(args, context),
+        Migrate::Plan(args) => {
+            actions::plan(&profile::complete(args, context)?, context, "migrate plan")
+        }
+        Migrate::Encrypt(args) => {
+            let completed = profile::complete(args, context)?;
+            if args.dry_run {
+                return actions::plan(&completed, context, "migrate encrypt");
+            }
+            actions::encrypt(&completed, context)
+        }
+        Migrate::Resume(args) => {
+            let (vault, _) = profile::complete_vault(&args.vault, context)?;
+            actions::resume(&ResumeArgs { vault, ..args.clone() }, context)
+        }
+        Migrate::Verify(args) => {
+            let mut args = args.clone();
+            if args.profile.is_some() {
+                let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
+                args.vault = Some(vault.vault);
+                (args.vault_config, args.secret) = (vault.vault_config, vault.secret);
+            }
+            actions::verify(&args, context)
+        }
+        Migrate::Status(args) => {
+            let mut args = args.clone();
+            if args.profile.is_some() {
+                let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
+                args.vault = vault.vault;
+                args.vault_config = vault.vault_config;
+                if !args.no_secret {
+                    args.secret = vault.secret;
+                }
+            }
+            actions::status(&args, context)
+        }
+        Migrate::Rollback(args) => {
+            let (vault, _) = profile::complete_vault(&args.vault, context)?;
+            actions::rollback(&RollbackArgs { vault, ..args.clone() }, context)
+        }
+        Migrate::Wipe(args) => {
+            let (vault, _) = profile::complete_vault(&args.vault, context)?;
+            actions::wipe(&WipeArgs { vault, ..args.clone() }, context)
+        }
+    }
+}
+
+impl VerifyArgs {
+    fn vault_args(&self) -> VaultArgs {
+        VaultArgs {
+            vault: self.vault.clone().unwrap_or_default(),
+            profile: self.profile.clone(),
+            vault_config: self.vault_config.clone(),
+            secret: self.secret.clone(),
+        }
+    }
+}
+
+impl StatusArgs {
+    fn vault_args(&self) -> VaultArgs {
+        VaultArgs {
+            vault: self.vault.clone(),
+            profile: self.profile.clone(),
+            vault_config: self.vault_config.clone(),
+            secret: self.secret.clone(),
+        }
     }
 }
 
@@ -296,6 +387,11 @@ impl EncryptArgs {
             accept_damage: self.accept_damage,
         })
     }
+}
+
+/// Takes a path; the empty one stands for what a profile is to say.
+fn left_open() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// `FILE:KEY=VALUE`; the file may hold colons, the key may not.

@@ -332,11 +332,7 @@ pub(super) fn rollback(args: &RollbackArgs, context: &Context) -> CommandResult 
 
 pub(super) fn verify(args: &VerifyArgs, context: &Context) -> CommandResult {
     let Some(path) = &args.vault else { return verify_directories(args, context) };
-    let vault = VaultArgs {
-        vault: path.clone(),
-        vault_config: args.vault_config.clone(),
-        secret: args.secret.clone(),
-    };
+    let vault = VaultArgs { vault: path.clone(), ..args.vault_args() };
     let run = Run::open(&vault, &args.work, context)?;
     run.run_existing(&args.which, |engine, shown| {
         let found = engine.verify().map_err(run.failed())?;

@@ -1,0 +1,117 @@
+//! What a migration takes from a profile: whatever the command line does not say.
+
+use std::path::{Path, PathBuf};
+
+use super::{EncryptArgs, VaultArgs};
+use crate::cli::Context;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::profile_args::{load_trusted, secret, shell_line, vault};
+use crate::migrate::SetValue;
+use crate::profile::{Profile, Switch};
+
+/// Fills in what `vault` leaves open; `None` without a profile.
+///
+/// # Errors
+/// The profile is missing or wrong, or names no vault.
+pub(super) fn complete_vault(
+    args: &VaultArgs,
+    context: &Context,
+) -> Result<(VaultArgs, Option<Profile>), Failure> {
+    let mut args = args.clone();
+    let Some(name) = &args.profile else { return Ok((args, None)) };
+    let (profile, _) = load_trusted(name, context)?;
+    if args.vault.as_os_str().is_empty() {
+        args.vault = vault(&profile)?.to_owned();
+    }
+    if args.vault_config.is_none() {
+        args.vault_config.clone_from(&profile.vault_config);
+    }
+    if !args.secret.is_given() {
+        args.secret = secret(&profile)?;
+    }
+    Ok((args, Some(profile)))
+}
+
+/// The same for `encrypt` and `plan`.
+///
+/// # Errors
+/// As [`complete_vault`].
+pub(super) fn complete(args: &EncryptArgs, context: &Context) -> Result<EncryptArgs, Failure> {
+    let mut args = args.clone();
+    let (vault, profile) = complete_vault(&args.vault, context)?;
+    args.vault = vault;
+    let Some(profile) = profile else { return Ok(args) };
+    if args.source.as_os_str().is_empty() {
+        args.source.clone_from(&profile.data);
+    }
+    if args.mount.is_none() && !args.in_place {
+        match profile.switch {
+            Switch::InPlace if !args.symlink => args.in_place = true,
+            Switch::Symlink => args.symlink = true,
+            Switch::InPlace | Switch::Repoint => {}
+        }
+        if !args.in_place {
+            args.mount = Some(profile.mount.clone());
+        }
+    }
+    let anchored = |pattern: &crate::profile::Pattern| {
+        // A profile's patterns begin at the data directory.
+        format!("/{}", pattern.as_str().trim_start_matches("./"))
+    };
+    args.exclude.extend(profile.exclude.iter().map(anchored));
+    if !args.in_place && !args.symlink && args.configs.is_empty() {
+        args.configs = configs(&profile)?;
+    }
+    if args.sets.is_empty() {
+        args.sets = sets(&profile)?;
+    }
+    let app = &profile.app;
+    for (given, command) in [
+        (&mut args.stop_command, app.stop.as_ref()),
+        (&mut args.start_command, app.start.as_ref()),
+        (&mut args.health_command, app.health.as_ref().map(|health| &health.command)),
+    ] {
+        if let (None, Some(command)) = (&given, command) {
+            *given = Some(shell_line(&profile, command)?);
+        }
+    }
+    Ok(args)
+}
+
+/// The configuration files to edit that are there.
+fn configs(profile: &Profile) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for config in profile.configs.iter().filter(|config| config.repoint) {
+        if exists(&config.file, config.optional)? {
+            files.push(config.file.clone());
+        }
+    }
+    Ok(files)
+}
+
+fn sets(profile: &Profile) -> Result<Vec<SetValue>, Failure> {
+    let mut sets = Vec::new();
+    for config in &profile.configs {
+        if config.set.is_empty() || !exists(&config.file, config.optional)? {
+            continue;
+        }
+        let values = config.set_with(&profile.placeholders(&profile.mount)).map_err(|error| {
+            Failure::new(ExitCode::Profile, format!("the profile {}: {error}", profile.name))
+        })?;
+        sets.extend(values.into_iter().map(|(key, value)| SetValue {
+            file: config.file.as_path().into(),
+            key,
+            value,
+        }));
+    }
+    Ok(sets)
+}
+
+fn exists(file: &Path, optional: bool) -> Result<bool, Failure> {
+    match file.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Failure::io("read the configuration", file, &error)),
+    }
+}
