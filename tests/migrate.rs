@@ -173,10 +173,13 @@ fn refusals_leave_everything_as_it_was() {
         .stdin(fs::File::open(store.data().join("app.db")).unwrap())
         .spawn()
         .unwrap();
-    let ran = run(&mut encrypt(&store)).expect(28);
-    assert!(ran.stderr.contains(&format!("sleep (process {}", holder.id())), "{}", ran.stderr);
+    let ran = run(&mut encrypt(&store));
+    let asked = run(encrypt(&store).arg("--json"));
     holder.kill().unwrap();
     holder.wait().unwrap();
+    let ran = ran.expect(28);
+    assert!(ran.stderr.contains(&format!("sleep (process {}", holder.id())), "{}", ran.stderr);
+    assert!(asked.expect(28).stdout.contains("open-files"));
     untouched();
     assert!(!store.vault().exists());
 
@@ -225,20 +228,19 @@ fn a_second_run_is_refused_while_one_is_unfinished() {
     }
     let store = Store::new();
     let before = Image::of(&store.data());
-    // Without an answer to the wipe the migration waits.
-    run(encrypt(&store).arg("--health-command").arg("true")).expect(0);
-    run(&mut rollback(&store)).expect(0);
-    fs::remove_dir_all(store.vault()).unwrap();
-
-    let unfinished = run(encrypt(&store).args(["--set", "app.yaml:other=2"]).args([
-        "--stop-command",
-        // The source changes under the migration's feet.
-        &format!("sh -c 'sleep 0.3; touch {}' &", store.data().join("sub/late").display()),
-    ]));
-    if unfinished.code == Some(0) {
-        panic!("{}", unfinished.stdout);
-    }
-    assert_eq!(unfinished.code, Some(21), "{}", unfinished.stderr);
+    // The source changes under the migration's feet.
+    let late = store.data().join("sub/late");
+    let done = store.root.join("done");
+    let writer = format!(
+        "[ -e {done} ] || (for i in $(seq 200); do touch {late}; sleep 0.01; done; touch {done}) &",
+        done = done.display(),
+        late = late.display()
+    );
+    let unfinished = run(encrypt(&store).args(["--stop-command", &writer])).expect(21);
+    // Seen while it was copied, or by the comparison afterwards.
+    assert!(unfinished.stderr.contains("changed"), "{}", unfinished.stderr);
+    assert!(unfinished.stderr.contains("sub"), "{}", unfinished.stderr);
+    wait_until("the writer's end", || done.exists());
     let mut elsewhere = migrate(&store, "encrypt");
     elsewhere.args(COST).args(["--yes", "--in-place"]);
     let again = run(&mut elsewhere);
@@ -250,7 +252,7 @@ fn a_second_run_is_refused_while_one_is_unfinished() {
     other_vault.arg("--passphrase-file").arg(store.passphrase()).args(COST);
     assert_eq!(run(&mut other_vault).code, Some(27));
 
-    fs::remove_file(store.data().join("sub/late")).unwrap();
+    fs::remove_file(late).unwrap();
     before.expect_times_aside(&store.data());
     run(migrate(&store, "resume").arg("--yes")).expect(0);
     before.expect_times_aside(&store.mount_point());
@@ -348,7 +350,8 @@ fn a_plan_changes_nothing() {
     let plan = ran.result();
     assert_eq!(plan["blockers"], serde_json::json!([]));
     assert!(plan["edits"][0]["diff"].as_str().unwrap().contains("mount"), "{plan}");
-    assert_eq!(plan["inventory"]["sparse"], 1);
+    // The filesystem below has a say in which others are.
+    assert!(plan["inventory"]["sparse"].as_u64().unwrap() >= 1, "{plan}");
     expect_unmade(&store);
     before.expect(&store.data());
 }

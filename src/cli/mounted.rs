@@ -17,6 +17,9 @@ use crate::vault::LOCK_NAME;
 /// How long a mount may take to answer before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often `/proc/locks` is searched for the lock of a process that lives.
+const LOOKS: usize = 5;
+
 /// Who holds a vault, as the lock file tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -58,11 +61,21 @@ fn host_name() -> String {
 /// Who holds the vault now; `None` when nobody does, or this user may not know.
 pub fn owner(vault: &Path) -> Option<Owner> {
     let path = vault.join(OsStr::from_bytes(LOCK_NAME));
-    let text = fs::read_to_string(&path).ok()?;
     // The text stays when the lock goes. To try the lock would keep out who wants it meanwhile.
+    let owner = Owner::parse(&fs::read_to_string(&path).ok()?)?;
     let ino = fs::metadata(&path).ok()?.ino();
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    if is_locked(&locks, ino) { Owner::parse(&text) } else { None }
+    // The kernel makes the table up piece by piece while it is read, and when others come and go
+    // meanwhile, a lock can be left out: one that is not seen while its process lives is looked
+    // for again.
+    for _ in 0..LOOKS {
+        if is_locked(&fs::read_to_string("/proc/locks").ok()?, ino) {
+            return Some(owner);
+        }
+        if !owner.is_here() || Watched::new(owner.pid).is_none() {
+            break;
+        }
+    }
+    None
 }
 
 /// Whether `/proc/locks` names a flock on an inode of that number. The device is not compared:

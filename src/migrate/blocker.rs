@@ -31,7 +31,10 @@ pub enum Blocker {
         reason: String,
     },
     /// Processes hold files of the source open.
-    OpenFiles(Vec<stores::OpenFile>),
+    OpenFiles {
+        /// Which, by whom.
+        files: Vec<stores::OpenFile>,
+    },
     /// Too little space.
     NoSpace(Space),
     /// A configuration file names nothing in the source.
@@ -83,7 +86,7 @@ impl fmt::Display for Blocker {
                 write!(formatter, "other filesystems are mounted in the source: {}", names(remarks))
             }
             Self::MountPoint { reason } => write!(formatter, "the mount point {reason}"),
-            Self::OpenFiles(files) => {
+            Self::OpenFiles { files } => {
                 let mut processes: BTreeMap<u32, (&str, u64)> = BTreeMap::new();
                 for file in files {
                     processes.entry(file.pid).or_insert((&file.command, 0)).1 += 1;

@@ -3,13 +3,14 @@
 //! and an interrupt can stop the engine between two steps and never within one.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, IFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, IFlags, Mode, OFlags, RenameFlags, linkat};
 
 use super::error::{Error, Result};
 
@@ -224,11 +225,23 @@ impl Hands {
     /// `EEXIST` where the name is taken.
     pub fn create_file(&self, change: Change, path: &Path, content: &[u8]) -> Result<()> {
         self.io(change, "create", path, || {
-            let mut temporary =
-                tempfile::Builder::new().prefix(".strongroom-new-").tempfile_in(parent_of(path))?;
-            temporary.write_all(content)?;
-            temporary.as_file().sync_all()?;
-            temporary.persist_noclobber(path).map_err(|error| error.error)?;
+            match create_unnamed(parent_of(path)) {
+                Ok(mut file) => {
+                    file.write_all(content)?;
+                    file.sync_all()?;
+                    let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+                    linkat(CWD, place, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+                }
+                Err(error) if lacks_unnamed_files(&error) => {
+                    let mut temporary = tempfile::Builder::new()
+                        .prefix(".strongroom-new-")
+                        .tempfile_in(parent_of(path))?;
+                    temporary.write_all(content)?;
+                    temporary.as_file().sync_all()?;
+                    temporary.persist_noclobber(path).map_err(|error| error.error)?;
+                }
+                Err(error) => return Err(error),
+            }
             sync_parent(path)
         })
     }
@@ -247,6 +260,17 @@ impl Hands {
             Ok(wanted == flags || rustix::fs::ioctl_setflags(&directory, wanted).is_ok())
         })
     }
+}
+
+/// A file that nothing is left of when this process is killed before it got its name.
+fn create_unnamed(directory: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)?))
+}
+
+/// Whether the filesystem does not know `O_TMPFILE`; see open(2).
+fn lacks_unnamed_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT))
 }
 
 /// Clears the immutable flag of a bare mount point, where it is set and may be; for whoever removes

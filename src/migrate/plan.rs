@@ -252,7 +252,7 @@ fn look_at_stores(
         .collect();
     let open = stores::open_files(source).map_err(Error::Store)?;
     if !open.files.is_empty() {
-        blockers.push(Blocker::OpenFiles(open.files.clone()));
+        blockers.push(Blocker::OpenFiles { files: open.files.clone() });
     }
     Ok((components, open.files, open.unseen.len()))
 }

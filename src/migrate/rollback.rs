@@ -150,7 +150,6 @@ impl Engine<'_> {
         if self.state().phase != Phase::RollingBack || self.state().origin != Some(origin) {
             self.journal.append(Record::RollingBack(origin))?;
         }
-        let switched = self.state().switching.is_some();
         if origin != Origin::Originals && self.state().restored.is_none() {
             self.restore(origin)?;
         }
@@ -175,8 +174,10 @@ impl Engine<'_> {
         self.remove_mount_point()?;
         self.journal.append(Record::RolledBack)?;
         self.tidy()?;
-        if switched || self.state().stopped {
-            self.start_app()?;
+        if self.state().stopped
+            && let Err(error) = self.start_app()
+        {
+            self.environment.observer.note(&format!("the data are back, but {error}"));
         }
         let source = self.state().begun.source.clone();
         Ok(RolledBack { origin, source, edited_since, leftover: leftover.map(StoredPath) })

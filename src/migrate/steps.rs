@@ -77,7 +77,7 @@ impl Engine<'_> {
                 return Ok(());
             }
             if begun.elapsed() >= patience {
-                return Err(Error::Blocked(vec![Blocker::OpenFiles(open.files)]));
+                return Err(Error::Blocked(vec![Blocker::OpenFiles { files: open.files }]));
             }
             self.environment.observer.check()?;
             std::thread::sleep(Duration::from_millis(100));

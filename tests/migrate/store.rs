@@ -184,6 +184,8 @@ pub struct Image(BTreeMap<PathBuf, Vec<String>>);
 
 impl Image {
     pub fn of(root: &Path) -> Self {
+        // It may be a symlink to what is looked at.
+        let root = &root.canonicalize().unwrap();
         let mut image = BTreeMap::new();
         let mut names: HashMap<u64, PathBuf> = HashMap::new();
         let mut pending = vec![root.to_owned()];

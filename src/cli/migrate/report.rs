@@ -308,7 +308,7 @@ fn tree_code(error: &crate::tree::Error) -> ExitCode {
 
 fn blocked(blockers: &[Blocker], message: String) -> Failure {
     let code = blockers.first().map_or(ExitCode::Failure, |blocker| match blocker {
-        Blocker::OpenFiles(_) => ExitCode::SourceInUse,
+        Blocker::OpenFiles { .. } => ExitCode::SourceInUse,
         Blocker::NoSpace(_) => ExitCode::NoSpace,
         Blocker::MountPoint { .. } => ExitCode::MountPoint,
         Blocker::Overlap { .. } => ExitCode::Usage,
@@ -321,7 +321,7 @@ fn blocked(blockers: &[Blocker], message: String) -> Failure {
         | Blocker::Config { .. } => ExitCode::Failure,
     });
     let hint = blockers.first().map(|blocker| match blocker {
-        Blocker::OpenFiles(_) => "stop the app, or let --stop-command do it",
+        Blocker::OpenFiles { .. } => "stop the app, or let --stop-command do it",
         Blocker::NoSpace(_) => "make room, or put the vault on another disk",
         Blocker::MountPoint { .. } => "give a directory that is empty or does not exist yet",
         Blocker::Overlap { .. } => "source, vault and mount point must lie apart",
