@@ -16,7 +16,7 @@ pub(super) struct DescriptorCache {
 
 impl DescriptorCache {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(16), queue: Mutex::default() }
+        Self { limit: limit.max(1), queue: Mutex::default() }
     }
 
     /// Notes that an inode has something open now, and gives up others beyond the limit.

@@ -92,10 +92,13 @@ impl Inode {
         self.locations.lock().last().cloned()
     }
 
-    /// Adds a name, unless it is known.
+    /// Adds a name, unless it is known. A directory has but one.
     pub(super) fn add_location(&self, parent: &Arc<Inode>, entry: &[u8]) {
         let mut locations = self.locations.lock();
         if !locations.iter().any(|known| known.is(parent, entry)) {
+            if self.kind == FileKind::Directory {
+                leave(locations.drain(..));
+            }
             parent.members.fetch_add(1, Ordering::AcqRel);
             // Nearly all have one.
             locations.reserve_exact(1);
@@ -109,12 +112,17 @@ impl Inode {
         locations.retain(|known| {
             let stays = !known.is(parent, entry);
             if !stays {
-                parent.members.fetch_sub(1, Ordering::AcqRel);
+                known.parent.members.fetch_sub(1, Ordering::AcqRel);
             }
             stays
         });
         locations.shrink_to_fit();
         locations.is_empty()
+    }
+
+    /// Removes all names: none is left on disk either.
+    pub(super) fn remove_locations(&self) {
+        leave(self.locations.lock().drain(..));
     }
 
     /// Whether this name is the only one known.
@@ -133,15 +141,20 @@ impl Inode {
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        for location in self.locations.get_mut() {
-            location.parent.members.fetch_sub(1, Ordering::AcqRel);
-        }
+        leave(self.locations.get_mut().drain(..));
+    }
+}
+
+/// Tells the directories that these locations are in no longer.
+fn leave(locations: impl Iterator<Item = Location>) {
+    for location in locations {
+        location.parent.members.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Location {
     fn is(&self, parent: &Arc<Inode>, entry: &[u8]) -> bool {
-        Arc::ptr_eq(&self.parent, parent) && *self.entry == *entry
+        self.parent.number == parent.number && *self.entry == *entry
     }
 }
 

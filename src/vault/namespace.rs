@@ -328,7 +328,8 @@ impl Core {
         let last = stat.links <= 1;
         let inode = self.inodes.get(self.number(stat.ino));
         if let Some(inode) = &inode {
-            if inode.has_only_location(parent, entry) {
+            // A name that was moved with a directory above it may still stand there as it was.
+            if last || inode.has_only_location(parent, entry) {
                 self.pin(inode, directory, entry)?;
             }
             if !last && let Some(file) = inode.open_file() {
@@ -376,10 +377,11 @@ impl Core {
     fn finish_removal(&self, parent: &Arc<Inode>, entry: &[u8], going: Going) {
         if let Some(inode) = &going.inode {
             inode.remove_location(parent, entry);
-            if going.last
-                && let Some(file) = inode.open_file()
-            {
-                file.content.write().orphan = true;
+            if going.last {
+                inode.remove_locations();
+                if let Some(file) = inode.open_file() {
+                    file.content.write().orphan = true;
+                }
             }
             self.drop_if_idle(inode);
         }

@@ -9,6 +9,7 @@ use super::core::Core;
 use super::error::Result;
 use super::filesystem::LOCK_NAME;
 use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY};
+use super::types::InodeNumber;
 use crate::backing::{Directory, FileKind, SetTime, Timestamp};
 
 /// Files beyond which one sync of the whole filesystem is cheaper than one each.
@@ -187,27 +188,55 @@ impl Core {
             outcome?;
         }
         for inode in inodes {
-            if inode.locations.lock().is_empty() && inode.number != self.inodes.root().number {
-                // Unlinked: nothing of it is left after a power cut.
+            self.sync_inode(inode)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs all of an inode; nothing, where nothing of it outlives the mount.
+    fn sync_inode(&self, inode: &Arc<Inode>) -> Result<()> {
+        let nameless = inode.locations.lock().is_empty() && inode.number != InodeNumber::ROOT;
+        match inode.kind {
+            FileKind::Directory if nameless => {
                 let gone = self.new_directories.lock().remove(&inode.number).unwrap_or_default();
                 self.records_are_durable(&gone);
-                continue;
+                Ok(())
             }
-            let outcome = match inode.kind {
-                FileKind::Directory => self.sync_directory(inode),
-                FileKind::Regular => self.open_content(inode).and_then(|file| {
-                    let handle = file.content.read().handle.clone();
-                    Ok(handle.sync_all()?)
-                }),
-                _ => Ok(()),
-            };
-            match outcome {
-                Err(error) if !matches!(error.errno(), libc::ENOENT | libc::ESTALE) => {
-                    return Err(error);
+            FileKind::Directory => match self.open_directory(inode) {
+                Ok(_) => self.sync_directory(inode),
+                Err(_) => self.sync_unopened(inode),
+            },
+            FileKind::Regular => {
+                let file = match inode.open_file() {
+                    Some(file) => file,
+                    None => match self.open_content(inode) {
+                        Ok(file) => file,
+                        Err(_) => return self.sync_unopened(inode),
+                    },
+                };
+                let (handle, orphan) = {
+                    let content = file.content.read();
+                    (content.handle.clone(), content.orphan)
+                };
+                if !orphan {
+                    handle.sync_all()?;
                 }
-                _ => {}
+                Ok(())
             }
+            _ => Ok(()),
         }
+    }
+
+    /// Syncs an inode that cannot be opened: its mode forbids it, it is damaged, it was unlinked,
+    /// or a directory above it was moved after the kernel forgot both. Others must not suffer for
+    /// it.
+    fn sync_unopened(&self, inode: &Arc<Inode>) -> Result<()> {
+        if inode.locations.lock().is_empty() || self.vault_directory.sync_filesystem()? {
+            return Ok(());
+        }
+        // Whoever asks for it by its name shall have it synced.
+        let names = if inode.kind == FileKind::Directory { NAMES_DIRTY } else { 0 };
+        inode.set_flag(DATA_DIRTY | METADATA_DIRTY | names);
         Ok(())
     }
 

@@ -140,7 +140,9 @@ impl Core {
         if !self.overflow_used.load(Ordering::Acquire) {
             return;
         }
-        if let Ok(handle) = self.handle(inode) {
+        let Ok(handle) = self.handle(inode) else { return };
+        // It may have names that nobody looked up.
+        if handle.stat().is_ok_and(|stat| stat.links == 0) {
             for id in self.overflows_of(&handle) {
                 self.remove_overflow(Some(id));
             }

@@ -79,3 +79,27 @@ fn an_open_file_without_a_name_keeps_its_long_attributes() {
         Step::Remount,
     ]);
 }
+
+#[test]
+fn a_file_keeps_its_long_attributes_under_a_name_that_nobody_asked_for() {
+    replay_on_cores(&[
+        create(b"a"),
+        Step::SetXattr { path: p(b"a"), name: p(b"user.a"), value_len: 5000, mode: XattrMode::Any },
+        Step::Link { from: p(b"a"), to: p(b"b") },
+        Step::Remount,
+        Step::Unlink { path: p(b"a") },
+    ]);
+}
+
+#[test]
+fn a_symlink_keeps_its_other_name() {
+    replay_on_cores(&[
+        Step::MakeDirectory { path: p(b"a"), mode: 0o644 },
+        Step::MakeSymlink { path: p(b"b"), target_len: 1 },
+        Step::Link { from: p(b"b"), to: p(b"a/c") },
+        Step::SyncAll,
+        Step::SetXattr { path: p(b"b"), name: p(b"user.a"), value_len: 0, mode: XattrMode::Any },
+        Step::MakeDirectory { path: p(b"a/a"), mode: 0o644 },
+        Step::Unlink { path: p(b"a/c") },
+    ]);
+}
