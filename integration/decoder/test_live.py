@@ -19,6 +19,7 @@ from pathlib import Path
 from test_decoder import decode
 
 PROGRAM = os.environ["STRONGROOM"]
+WITHOUT_FUSE = os.environ.get("STRONGROOM_TEST_WITHOUT_FUSE")
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo"}
 
 
@@ -126,6 +127,7 @@ def populate(root, rng):
         os.chown(os.path.join(root, b"size-0"), 12345, 54321)
 
 
+@unittest.skipIf(WITHOUT_FUSE, WITHOUT_FUSE)
 class Live(unittest.TestCase):
     def setUp(self):
         self.maxDiff = None

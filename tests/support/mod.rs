@@ -1,7 +1,8 @@
 //! A vault in a temporary directory, mounted by the program itself.
 //!
 //! Tests that mount fail where FUSE is missing. Only the environment variable
-//! `STRONGROOM_TEST_WITHOUT_FUSE`, set to the reason, lets them pass there; each then says so.
+//! `STRONGROOM_TEST_WITHOUT_FUSE`, set to the reason, lets them pass; each then says so.
+//! `integration/test` finds out whether it must.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::print_stderr, reason = "a test that is not run says so")]
@@ -24,19 +25,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// # Panics
 /// When there is no FUSE and nothing says that there need not be.
 pub fn fuse_is_here(test: &str) -> bool {
-    if Path::new("/dev/fuse").exists() {
-        return true;
+    if let Some(reason) = std::env::var_os("STRONGROOM_TEST_WITHOUT_FUSE") {
+        eprintln!("{test}: not run, for it mounts: {}", reason.display());
+        return false;
     }
-    match std::env::var("STRONGROOM_TEST_WITHOUT_FUSE") {
-        Ok(reason) => {
-            eprintln!("{test}: not run, there is no /dev/fuse: {reason}");
-            false
-        }
-        Err(_) => panic!(
-            "{test} needs /dev/fuse; set STRONGROOM_TEST_WITHOUT_FUSE to the reason if there is \
-             none here"
-        ),
-    }
+    assert!(
+        Path::new("/dev/fuse").exists(),
+        "{test} needs /dev/fuse; set STRONGROOM_TEST_WITHOUT_FUSE to the reason if there is none \
+         here"
+    );
+    true
 }
 
 /// The program under test.
