@@ -2,7 +2,7 @@
 //! summarises them, and tells who holds them open. It must know nothing of migrations, vaults or
 //! profiles. Nothing here changes a byte, a name or a modification time of what it looks at.
 //!
-//! [`scan`] finds the components of a tree, [`check`] runs a store's own check, [`summary`] tells
+//! [`scan()`] finds the components of a tree, [`check`] runs a store's own check, [`summary`] tells
 //! facts to compare before and after a copy, [`open_files()`] tells which processes are in the way,
 //! [`copy_live`] copies stores that are in use.
 
@@ -108,7 +108,7 @@ pub struct Component {
     pub state: LiveState,
 }
 
-/// What [`scan`] found.
+/// What [`scan()`] found.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// The stores, in the order of their paths. A store inside another one's directory (Chroma's

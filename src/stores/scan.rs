@@ -21,7 +21,7 @@ struct Found {
     state: LiveState,
 }
 
-/// See [`super::scan`].
+/// See [`super::scan()`].
 pub(super) fn scan(root: &Path) -> Result<Scan, Error> {
     let mut scanner = Scanner { root, scan: Scan::default(), claimed: HashSet::new() };
     let metadata = std::fs::metadata(root).map_err(|error| Error::io(root, "look at", error))?;
