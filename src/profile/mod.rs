@@ -436,4 +436,6 @@ impl Profile {
 }
 
 #[cfg(test)]
+mod docs_tests;
+#[cfg(test)]
 mod tests;
