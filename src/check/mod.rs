@@ -19,3 +19,6 @@ pub use finding::{Finding, Location, Problem, Remedy, Severity};
 pub use repair::Outcome;
 pub use salvage::{Salvage, SalvagedFile};
 pub use session::{CheckError, Observer, Options, Phase, Report, Session, Totals, Unobserved};
+
+#[cfg(test)]
+mod tests;

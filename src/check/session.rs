@@ -155,7 +155,7 @@ impl Doubt {
 pub struct Session {
     pub(super) vault: Box<dyn Directory>,
     pub(super) codecs: Codecs,
-    _lock: Option<Box<dyn Any + Send + Sync>>,
+    lock: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Session {
@@ -180,7 +180,7 @@ impl Session {
             Err(error) => return Err(error.into()),
         };
         match vault.open_directory(TREE_NAME.as_bytes()) {
-            Ok(_) => Ok(Self { vault, codecs: Codecs::new(master), _lock: lock }),
+            Ok(_) => Ok(Self { vault, codecs: Codecs::new(master), lock }),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Err(CheckError::NoTree),
             Err(error) => Err(error.into()),
         }
@@ -220,8 +220,7 @@ impl Session {
             let location = Location { stored: b"journal.0".to_vec(), plain: None };
             findings.push(Finding::new(location, Problem::UncleanEnd).remedy(Remedy::Recover));
             if let Some(since) = survey.since {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+                let now = self.now();
                 windows.push(Window {
                     from: since.saturating_sub(CLOCK_SLACK),
                     until: now.saturating_add(CLOCK_SLACK),
@@ -231,6 +230,15 @@ impl Session {
         // A span without a beginning says nothing: all damage would pass for torn.
         windows.retain(|window| window.from > i64::MIN);
         Ok(Doubt { survey, windows })
+    }
+
+    /// The present time in seconds, by the clock that stamps the vault's files: the lock file was
+    /// just written. Where nothing can be written, the system's.
+    fn now(&self) -> i64 {
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let system = i64::try_from(system.as_secs()).unwrap_or(i64::MAX);
+        let written = self.lock.is_some().then(|| self.vault.stat(LOCK_NAME));
+        written.and_then(Result::ok).map_or(system, |stat| stat.changed.seconds)
     }
 
     fn windows(&self, findings: &mut Vec<Finding>) -> Result<Vec<Window>, CheckError> {
