@@ -308,6 +308,11 @@ fn workload(recorder: &CrashRecorder) {
     fs.make_directory(&CALLER, ROOT, b"made", 0o700).unwrap();
     fs.make_symlink(&CALLER, ROOT, b"farther", &[b'u'; 4000]).unwrap();
     fs.sync(fresh, false).unwrap();
+    let made = fs.lookup(ROOT, b"made").unwrap().attributes.ino;
+    let deep = fs.make_directory(&CALLER, made, b"deeper", 0o700).unwrap().attributes.ino;
+    let deepest = fs.create(&CALLER, deep, b"deepest", 0o600).unwrap().attributes.ino;
+    fs.write(deepest, 0, &[6; 100]).unwrap();
+    fs.sync(deepest, true).unwrap();
     fs.write(file, 8000, &[3; 3000]).unwrap();
     fs.write(fresh, 5000, &[4; 2000]).unwrap();
     fs.set_xattr(file, b"user.large", &[5; 6000], XattrMode::Any).unwrap();

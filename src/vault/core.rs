@@ -32,6 +32,10 @@ pub(super) struct Core {
     pub(super) overflow_used: AtomicBool,
     /// Whether the overflow directory has entries since its last sync.
     pub(super) overflow_dirty: AtomicBool,
+    /// Overflow files that nothing refers to; the commit removes them.
+    pub(super) overflows_left: Mutex<Vec<String>>,
+    /// Held by the one who commits everything.
+    pub(super) committing: Mutex<()>,
     pub(super) inodes: InodeTable,
     pub(super) descriptors: DescriptorCache,
     /// The backing root's own inode number and device.
@@ -74,6 +78,8 @@ impl Core {
             overflow: parts.overflow,
             overflow_used: AtomicBool::new(parts.overflow_used),
             overflow_dirty: AtomicBool::new(false),
+            overflows_left: Mutex::default(),
+            committing: Mutex::default(),
             new_directories: Mutex::default(),
             inodes,
             root_ino: parts.root_stat.ino,

@@ -312,7 +312,6 @@ impl Core {
         directory.directory.unlink(cipher_name.entry()).map_err(not_found)?;
         remove_sidecar(&directory, &cipher_name);
         self.finish_removal(parent, cipher_name.entry(), going);
-        self.names_changed(parent);
         Ok(())
     }
 
@@ -385,9 +384,8 @@ impl Core {
             }
             self.drop_if_idle(inode);
         }
-        for id in going.overflows {
-            self.remove_overflow(Some(id));
-        }
+        self.names_changed(parent);
+        self.remove_overflows_later(going.overflows);
     }
 
     /// Removes an empty directory: renamed to a temporary name, so that it never stands there

@@ -8,9 +8,12 @@ use super::content::OpenFile;
 use super::core::Core;
 use super::error::Result;
 use super::filesystem::LOCK_NAME;
-use super::inode::{DATA_DIRTY, Inode, LISTED, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY};
+use super::inode::{
+    DATA_DIRTY, Inode, LISTED, Location, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY,
+};
 use super::types::InodeNumber;
 use crate::backing::{Directory, FileKind, SetTime, Timestamp};
+use crate::format::name::sidecar_of;
 
 /// Files beyond which one sync of the whole filesystem is cheaper than one each.
 const SYNC_FILESYSTEM_FROM: usize = 64;
@@ -34,6 +37,7 @@ impl Core {
             let content = file.content.read();
             (capture(&content), content.handle.clone())
         };
+        self.sync_way(inode)?;
         let data_dirty = inode.clear_flag(DATA_DIRTY);
         let metadata_dirty = !data_only && inode.clear_flag(METADATA_DIRTY);
         let outcome = if metadata_dirty {
@@ -60,6 +64,22 @@ impl Core {
         };
         content.written_since_sync = 0;
         note_durable(&mut content, captured);
+        Ok(())
+    }
+
+    /// Makes durable what it takes to find a file by its name. The filesystem below may make the
+    /// entries that lead to a synced file durable with it (btrfs does), but knows nothing of the
+    /// records of new directories among them, nor of a long name's sidecar.
+    fn sync_way(&self, inode: &Arc<Inode>) -> Result<()> {
+        let mut open: Vec<Location> = inode.locations.lock().clone();
+        while let Some(Location { parent, entry }) = open.pop() {
+            if parent.flag(NAMES_DIRTY)
+                && (parent.flag(RECORD_DIRTY) || sidecar_of(&entry).is_some())
+            {
+                self.sync_directory(&parent)?;
+            }
+            open.extend(parent.location());
+        }
         Ok(())
     }
 
@@ -128,9 +148,12 @@ impl Core {
         if self.options.read_only {
             return Ok(());
         }
+        let _one_at_a_time = self.committing.lock();
         let started = backing_now(&*self.vault_directory)?;
+        // Whatever referred to these was listed before: it is in this batch or was in an earlier.
+        let overflows = std::mem::take(&mut *self.overflows_left.lock());
         let batch = std::mem::take(&mut *self.dirty.lock());
-        if batch.is_empty() {
+        if batch.is_empty() && overflows.is_empty() {
             return Ok(());
         }
         let mut captured: Vec<(Arc<OpenFile>, Captured)> = Vec::new();
@@ -147,11 +170,15 @@ impl Core {
             }
         }
         if let Err(error) = self.sync_inodes(&to_sync) {
+            self.remove_overflows_later(overflows);
             for inode in to_sync {
                 inode.set_flag(DATA_DIRTY);
                 self.list_for_commit(&inode);
             }
             return Err(error);
+        }
+        for id in overflows {
+            self.remove_overflow(Some(id));
         }
         if let Some(journal) = self.journal() {
             journal.commit(u64::MAX)?;

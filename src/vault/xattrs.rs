@@ -94,7 +94,7 @@ impl Core {
                     }
                     outcome => outcome?,
                 }
-                self.remove_overflow(before);
+                self.replaced_overflow(inode, before);
                 Ok(())
             }
         }
@@ -119,7 +119,7 @@ impl Core {
             StoredName::Encrypted(stored) => {
                 let before = self.overflow_of(&handle, &stored);
                 handle.remove_xattr(&stored)?;
-                self.remove_overflow(before);
+                self.replaced_overflow(inode, before);
             }
         }
         Ok(())
@@ -143,9 +143,7 @@ impl Core {
         let Ok(handle) = self.handle(inode) else { return };
         // It may have names that nobody looked up.
         if handle.stat().is_ok_and(|stat| stat.links == 0) {
-            for id in self.overflows_of(&handle) {
-                self.remove_overflow(Some(id));
-            }
+            self.remove_overflows_later(self.overflows_of(&handle));
         }
     }
 
@@ -154,6 +152,20 @@ impl Core {
         if let Some(id) = id {
             let _ = self.overflow.unlink(id.as_bytes());
         }
+    }
+
+    fn replaced_overflow(&self, inode: &Arc<Inode>, id: Option<String>) {
+        if id.is_some() {
+            inode.set_flag(METADATA_DIRTY);
+            self.list_for_commit(inode);
+            self.remove_overflows_later(id);
+        }
+    }
+
+    /// Removes overflow files once it is durable that nothing refers to them: the filesystem below
+    /// need not keep the order (btrfs does not). What refers no more is listed for the commit.
+    pub(super) fn remove_overflows_later(&self, ids: impl IntoIterator<Item = String>) {
+        self.overflows_left.lock().extend(ids);
     }
 
     fn open_xattr(&self, stored: &[u8], value: &[u8]) -> Result<(Option<Vec<u8>>, Vec<u8>)> {
