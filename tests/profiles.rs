@@ -229,6 +229,61 @@ fn aico() {
     );
 }
 
+/// With one profile only, nothing else need be said; and everything stands below `backup`, too.
+#[test]
+fn backup_migrate_with_what_the_only_profile_says() {
+    if !fuse_is_here("backup_migrate_with_what_the_only_profile_says") {
+        return;
+    }
+    let machine = Machine::new("aico");
+    let root = machine.home.join(".local/share/aico");
+    let (data, mount, vault) = (root.join("data"), root.join("private"), machine.home.join("v"));
+    chroma(&data.join("memory/semantic"));
+    file(&data.join("models/model.bin"), "weights");
+    let config = root.join("config/core.yaml");
+    file(&config, &format!("system:\n  data_directory: {}\n", data.display()));
+    let (data_before, config_before) = (content(&data), fs::read(&config).unwrap());
+    let back = machine.home.join("backups");
+    let mut create = machine.with_secret(&["backup", "create", "--kdf-memory", "64"]);
+    let create = run(create.args(["--json", "--kdf-iterations", "1", "--output"]).arg(&back));
+    let archive = PathBuf::from(create.expect(0).result()["archive"].as_str().unwrap());
+
+    let migrate = |words: &[&str]| {
+        let mut command = machine.command(&["backup", "migrate"]);
+        command.args(words);
+        command
+    };
+    let with_secret = |mut command: Command| {
+        command.arg("--passphrase-file").arg(&machine.passphrase);
+        command
+    };
+    let mut encrypt = with_secret(migrate(&["encrypt", "--create-backup", "--yes"]));
+    encrypt.args(["--kdf-memory", "64", "--kdf-iterations", "1", "--output"]).arg(&vault);
+    run(&mut encrypt).expect(0);
+    assert_eq!(content(&mount), data_before);
+    let mut status = migrate(&["status", "--no-secret", "--json", "--vault"]);
+    let status = run(status.arg(&vault)).expect(0).result();
+    assert_eq!(status["migrations"][0]["finished"], true, "{status}");
+
+    let mut rollback = with_secret(migrate(&["rollback", "--yes"]));
+    run(rollback.arg("--vault").arg(&vault)).expect(0);
+    assert_eq!((content(&data), fs::read(&config).unwrap()), (data_before.clone(), config_before));
+
+    // A rollback to a backup.
+    fs::write(data.join("memory/semantic/chroma.sqlite3"), "damaged").unwrap();
+    let mut restore = with_secret(migrate(&["rollback", "--yes"]));
+    run(restore.arg("--backup").arg(&archive)).expect(0);
+    assert_eq!(content(&data), data_before);
+    let mut verify = migrate(&["verify", "--source"]);
+    verify.arg(&data).arg("--target").arg(&data);
+    run(&mut verify).expect(0);
+
+    // Without a profile, what is missing is said.
+    fs::remove_dir_all(machine.home.join(".config/strongroom/profiles")).unwrap();
+    let unclear = run(&mut with_secret(migrate(&["status"]))).expect(2);
+    assert!(unclear.stderr.contains("--vault"), "{}", unclear.stderr);
+}
+
 #[test]
 fn alice() {
     if !fuse_is_here("alice") {

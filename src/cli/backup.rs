@@ -63,6 +63,9 @@ enum Backup {
     Cleanup(CleanupArgs),
     /// Make backups by themselves, at given times.
     Schedule(schedule::Args),
+    /// The same as `strongroom migrate`.
+    #[cfg(feature = "mount")]
+    Migrate(Box<super::migrate::Args>),
 }
 
 /// The app, where a profile describes it.
@@ -237,7 +240,7 @@ impl OptionalCost {
     }
 }
 
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 struct RestoreArgs {
     /// The backup.
     archive: PathBuf,
@@ -387,6 +390,8 @@ impl Args {
             Backup::Delete(_) => "backup delete",
             Backup::Cleanup(_) => "backup cleanup",
             Backup::Schedule(args) => args.name(),
+            #[cfg(feature = "mount")]
+            Backup::Migrate(args) => args.name(),
         }
     }
 }
@@ -402,5 +407,27 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         Backup::Delete(args) => manage::delete(args, context),
         Backup::Cleanup(args) => manage::cleanup(args, context),
         Backup::Schedule(args) => schedule::run(args, context),
+        #[cfg(feature = "mount")]
+        Backup::Migrate(args) => super::migrate::run(args, context),
     }
+}
+
+/// Restores all of a backup to where it came from.
+///
+/// # Errors
+/// As `backup restore`.
+#[cfg(feature = "mount")]
+pub fn restore_all(
+    archive: &std::path::Path,
+    secret: SecretArgs,
+    force: bool,
+    context: &Context,
+) -> CommandResult {
+    let args = RestoreArgs {
+        archive: archive.to_owned(),
+        force,
+        secret: BackupSecret { secret, passphrase_stdin: false },
+        ..RestoreArgs::default()
+    };
+    restore::command(&args, context)
 }

@@ -75,14 +75,14 @@ struct VaultArgs {
         long,
         visible_alias = "output",
         value_name = "VAULT",
-        required_unless_present = "profile",
         default_value = "",
         hide_default_value = true,
         value_parser = left_open(),
         value_hint = clap::ValueHint::DirPath
     )]
     vault: PathBuf,
-    /// Take what is not said here from the profile PROFILE: a name, or a file.
+    /// Take what is not said here from the profile PROFILE: a name, or a file. Where no vault is
+    /// named: $STRONGROOM_PROFILE, or the only profile of your own.
     #[arg(long, value_name = "PROFILE")]
     profile: Option<String>,
     /// The vault's configuration, where it is kept apart from the vault.
@@ -109,14 +109,12 @@ struct WorkArgs {
 #[derive(Clone, Debug, clap::Args)]
 struct EncryptArgs {
     /// The directory to move into the vault.
-    #[arg(required_unless_present = "profile", default_value = "", hide_default_value = true,
-        value_parser = left_open(), value_hint = clap::ValueHint::DirPath)]
+    #[arg(default_value = "", hide_default_value = true, value_parser = left_open(), value_hint = clap::ValueHint::DirPath)]
     source: PathBuf,
     #[command(flatten)]
     vault: VaultArgs,
     /// Where the app will find it: a directory that is empty or does not exist yet.
-    #[arg(long, value_name = "MOUNTPOINT", 
-        required_unless_present_any = ["in_place", "profile"])]
+    #[arg(long, value_name = "MOUNTPOINT")]
     mount: Option<PathBuf>,
     /// Mount the vault where the source was; no configuration needs an edit.
     #[arg(long, conflicts_with_all = ["mount", "symlink"])]
@@ -185,8 +183,7 @@ struct WhichArgs {
 #[derive(Clone, Debug, clap::Args)]
 struct VerifyArgs {
     /// The vault.
-    #[arg(long, visible_alias = "output", value_name = "VAULT",
-        required_unless_present_any = ["source", "profile"])]
+    #[arg(long, visible_alias = "output", value_name = "VAULT")]
     vault: Option<PathBuf>,
     /// Take the vault and its secret from the profile PROFILE.
     #[arg(long, value_name = "PROFILE", conflicts_with = "source")]
@@ -215,7 +212,6 @@ struct StatusArgs {
         long,
         visible_alias = "output",
         value_name = "VAULT",
-        required_unless_present = "profile",
         default_value = "",
         hide_default_value = true,
         value_parser = left_open(),
@@ -247,6 +243,9 @@ struct RollbackArgs {
     /// Lose what was written to the vault since the migration.
     #[arg(long)]
     discard_changes: bool,
+    /// Restore this backup instead, to where it came from; the same as `backup restore ARCHIVE`.
+    #[arg(long, value_name = "ARCHIVE", conflicts_with_all = ["id", "from", "discard_changes"])]
+    backup: Option<PathBuf>,
     #[command(flatten)]
     work: WorkArgs,
 }
@@ -303,7 +302,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         }
         Migrate::Verify(args) => {
             let mut args = args.clone();
-            if args.profile.is_some() {
+            if args.source.is_none() {
                 let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
                 args.vault = Some(vault.vault);
                 (args.vault_config, args.secret) = (vault.vault_config, vault.secret);
@@ -312,17 +311,19 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         }
         Migrate::Status(args) => {
             let mut args = args.clone();
-            if args.profile.is_some() {
-                let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
-                args.vault = vault.vault;
-                args.vault_config = vault.vault_config;
-                if !args.no_secret {
-                    args.secret = vault.secret;
-                }
+            let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
+            args.vault = vault.vault;
+            args.vault_config = vault.vault_config;
+            if !args.no_secret {
+                args.secret = vault.secret;
             }
             actions::status(&args, context)
         }
         Migrate::Rollback(args) => {
+            if let Some(archive) = &args.backup {
+                let secret = args.vault.secret.clone();
+                return crate::cli::backup::restore_all(archive, secret, args.work.yes, context);
+            }
             let (vault, _) = profile::complete_vault(&args.vault, context)?;
             actions::rollback(&RollbackArgs { vault, ..args.clone() }, context)
         }

@@ -10,6 +10,9 @@ use crate::profile::{
     Command, Environment, Error, Library, PlaceholderError, Profile, Trust, Unlock, trust,
 };
 
+/// Names the profile that is meant where nothing else does.
+const PROFILE_VARIABLE: &str = "STRONGROOM_PROFILE";
+
 /// Reads a profile: by its name, or from a file where there is a slash in it or `.toml` at its end.
 ///
 /// # Errors
@@ -44,6 +47,39 @@ pub fn load_trusted(name: &str, context: &Context) -> Result<(Profile, PathBuf),
         }
     }
     Ok((profile, file))
+}
+
+/// The profile that is meant, if any; `needed` where nothing else tells what is meant: that of the
+/// environment then, or the only one of the user's own. Its commands may be run.
+///
+/// # Errors
+/// As [`load_trusted`].
+pub fn chosen(
+    name: Option<&str>,
+    needed: bool,
+    context: &Context,
+) -> Result<Option<Profile>, Failure> {
+    let read = |name: &str| Ok(Some(load_trusted(name, context)?.0));
+    if let Some(name) = name {
+        return read(name);
+    }
+    if !needed {
+        return Ok(None);
+    }
+    if let Ok(name) = std::env::var(PROFILE_VARIABLE)
+        && !name.is_empty()
+    {
+        return read(&name);
+    }
+    let environment = Environment::of_process();
+    let library = Library::standard(&environment);
+    let Some(own) = library.directories().first() else { return Ok(None) };
+    let own = Library::new(vec![own.clone()]);
+    let listed = own.list(&environment)?;
+    match listed.as_slice() {
+        [only] => read(&only.path.to_string_lossy()),
+        _ => Ok(None),
+    }
 }
 
 /// The vault of a profile.

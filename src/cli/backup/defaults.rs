@@ -11,11 +11,9 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::profile_args;
 use crate::cli::prompt::SecretArgs;
-use crate::profile::{self, Environment, Library, Plan, Profile, Selector};
+use crate::profile::{self, Environment, Plan, Profile, Selector};
 use crate::stores;
 use crate::tree::TreePath;
-
-const PROFILE_VARIABLE: &str = "STRONGROOM_PROFILE";
 
 /// What is sealed even where the backup is not.
 const SENSITIVE: [&str; 16] = [
@@ -43,28 +41,7 @@ pub(super) fn profile(
     needed: bool,
     context: &Context,
 ) -> Result<Option<Profile>, Failure> {
-    let environment = Environment::of_process();
-    let library = Library::standard(&environment);
-    // Its event command is run.
-    let read = |name: &str| Ok(Some(profile_args::load_trusted(name, context)?.0));
-    if let Some(name) = &args.profile {
-        return read(name);
-    }
-    if !needed {
-        return Ok(None);
-    }
-    if let Ok(name) = std::env::var(PROFILE_VARIABLE)
-        && !name.is_empty()
-    {
-        return read(&name);
-    }
-    let Some(own) = library.directories().first() else { return Ok(None) };
-    let own = Library::new(vec![own.clone()]);
-    let listed = own.list(&environment)?;
-    match listed.as_slice() {
-        [only] => read(&only.path.to_string_lossy()),
-        _ => Ok(None),
-    }
+    profile_args::chosen(args.profile.as_deref(), needed, context)
 }
 
 /// Where backups are, where nobody says.

@@ -6,7 +6,7 @@ use super::{EncryptArgs, VaultArgs};
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
-use crate::cli::profile_args::{load_trusted, secret, shell_line, vault};
+use crate::cli::profile_args::{chosen, secret, shell_line, vault};
 use crate::migrate::SetValue;
 use crate::profile::{Profile, Switch};
 
@@ -19,8 +19,14 @@ pub(super) fn complete_vault(
     context: &Context,
 ) -> Result<(VaultArgs, Option<Profile>), Failure> {
     let mut args = args.clone();
-    let Some(name) = &args.profile else { return Ok((args, None)) };
-    let (profile, _) = load_trusted(name, context)?;
+    let unsaid = args.vault.as_os_str().is_empty();
+    let Some(profile) = chosen(args.profile.as_deref(), unsaid, context)? else {
+        return if unsaid {
+            Err(unclear("which vault", "--vault VAULT"))
+        } else {
+            Ok((args, None))
+        };
+    };
     if args.vault.as_os_str().is_empty() {
         args.vault = vault(&profile)?.to_owned();
     }
@@ -33,15 +39,31 @@ pub(super) fn complete_vault(
     Ok((args, Some(profile)))
 }
 
+fn unclear(what: &str, option: &str) -> Failure {
+    Failure::new(ExitCode::Usage, format!("nothing says {what} is meant"))
+        .hint(format!("give {option}, or --profile PROFILE"))
+}
+
 /// The same for `encrypt` and `plan`.
 ///
 /// # Errors
 /// As [`complete_vault`].
 pub(super) fn complete(args: &EncryptArgs, context: &Context) -> Result<EncryptArgs, Failure> {
     let mut args = args.clone();
-    let (vault, profile) = complete_vault(&args.vault, context)?;
+    let (vault, mut profile) = complete_vault(&args.vault, context)?;
     args.vault = vault;
-    let Some(profile) = profile else { return Ok(args) };
+    if profile.is_none() && args.source.as_os_str().is_empty() {
+        profile = chosen(None, true, context)?;
+    }
+    let Some(profile) = profile else {
+        if args.source.as_os_str().is_empty() {
+            return Err(unclear("which directory", "SOURCE"));
+        }
+        if args.mount.is_none() && !args.in_place {
+            return Err(unclear("which mount point", "--mount MOUNTPOINT, or --in-place"));
+        }
+        return Ok(args);
+    };
     if args.source.as_os_str().is_empty() {
         args.source.clone_from(&profile.data);
     }
