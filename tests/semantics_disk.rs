@@ -218,6 +218,59 @@ fn a_disk_that_stops_taking_writes_under_a_mount_gives_erofs() {
     let _ = strongroom().arg("umount").arg("--lazy").arg(&place.mount_point).status();
 }
 
+/// Filesystems made alike give their files the same numbers.
+#[test]
+fn a_vault_on_another_disk_is_not_mistaken_for_one_in_use() {
+    let test = "a_vault_on_another_disk_is_not_mistaken_for_one_in_use";
+    if !root_is_here(test) || !fuse_is_here(test) {
+        return;
+    }
+    let disks = [Disk::new(160), Disk::new(160)];
+    let places = disks.each_ref().map(|disk| Place::with_vault_in(&disk.path));
+    for place in &places {
+        place.mount();
+        place.umount();
+    }
+    let lock = |place: &Place| fs::metadata(place.vault.join("lock")).unwrap().ino();
+    assert_eq!(lock(&places[0]), lock(&places[1]));
+    for place in &places {
+        place.mount();
+    }
+    for place in &places {
+        place.umount();
+    }
+}
+
+/// As many as ext4 gives one.
+#[test]
+fn a_file_has_as_many_links_as_the_disk_gives_it() {
+    let test = "a_file_has_as_many_links_as_the_disk_gives_it";
+    if !root_is_here(test) || !fuse_is_here(test) {
+        return;
+    }
+    let disk = Disk::new(160);
+    let place = Place::with_vault_in(&disk.path);
+    let mount = place.mount();
+    let file = mount.join("file");
+    fs::write(&file, "linked").unwrap();
+    let mut links = 1u64;
+    loop {
+        match errno(fs::hard_link(&file, mount.join(links.to_string()))) {
+            0 => links += 1,
+            error => {
+                assert_eq!(error, libc::EMLINK, "after {links} links");
+                break;
+            }
+        }
+    }
+    assert_eq!(links, 65_000);
+    assert_eq!(fs::metadata(&file).unwrap().nlink(), links);
+    // One less, and one may be made again.
+    fs::remove_file(mount.join("1")).unwrap();
+    fs::hard_link(&file, mount.join("again")).unwrap();
+    place.umount();
+}
+
 fn device_name(path: &Path) -> String {
     let device = fs::metadata(path).unwrap().dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));

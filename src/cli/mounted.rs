@@ -64,11 +64,12 @@ pub fn owner(vault: &Path) -> Option<Owner> {
     // The text stays when the lock goes. To try the lock would keep out who wants it meanwhile.
     let owner = Owner::parse(&fs::read_to_string(&path).ok()?)?;
     let ino = fs::metadata(&path).ok()?.ino();
+    let device = device(&path);
     // The kernel makes the table up piece by piece while it is read, and when others come and go
     // meanwhile, a lock can be left out: one that is not seen while its process lives is looked
     // for again.
     for _ in 0..LOOKS {
-        if is_locked(&fs::read_to_string("/proc/locks").ok()?, ino) {
+        if is_locked(&fs::read_to_string("/proc/locks").ok()?, device, ino) {
             return Some(owner);
         }
         if !owner.is_here() || Watched::new(owner.pid).is_none() {
@@ -78,16 +79,28 @@ pub fn owner(vault: &Path) -> Option<Owner> {
     None
 }
 
-/// Whether `/proc/locks` names a flock on an inode of that number. The device is not compared:
-/// some filesystems give stat(2) another one than they give the table.
-fn is_locked(locks: &str, ino: u64) -> bool {
+/// The device that `/proc/locks` names for a file: that of the mount that it is in. Some filesystems
+/// give stat(2) another one.
+fn device(path: &Path) -> Option<(u32, u32)> {
+    let path = path.canonicalize().ok()?;
+    let mounts = mounts().ok()?;
+    let holding = mounts.iter().filter(|entry| path.starts_with(&entry.mount_point));
+    // Of several at one place the last is on top, which is the one that this finds.
+    holding.max_by_key(|entry| entry.mount_point.as_os_str().len()).map(|entry| entry.device)
+}
+
+/// Whether `/proc/locks` names a flock on an inode of that number, on any device where it is not
+/// known.
+fn is_locked(locks: &str, device: Option<(u32, u32)>, ino: u64) -> bool {
     locks.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        fields.next() == Some("FLOCK")
-            && fields
-                .nth(3)
-                .and_then(|place| place.rsplit(':').next())
-                .is_some_and(|number| number.parse() == Ok(ino))
+        let flock = fields.next() == Some("FLOCK");
+        let mut place = fields.nth(3).unwrap_or_default().split(':');
+        let mut number = || u32::from_str_radix(place.next()?, 16).ok();
+        let of = number().zip(number());
+        let same_device = device.is_none_or(|device| of == Some(device));
+        let of_inode = place.next().and_then(|number| number.parse().ok());
+        flock && same_device && of_inode == Some(ino)
     })
 }
 
@@ -182,9 +195,12 @@ mod tests {
     fn locks_are_found_by_inode() {
         let table = "1: POSIX  ADVISORY  WRITE 77 fe:00:11 0 EOF\n\
                      2: FLOCK  ADVISORY  WRITE 78 fe:00:4711 0 EOF\n";
-        assert!(is_locked(table, 4711));
-        assert!(!is_locked(table, 11));
-        assert!(!is_locked(table, 47));
+        for device in [None, Some((0xfe, 0))] {
+            assert!(is_locked(table, device, 4711));
+            assert!(!is_locked(table, device, 11));
+            assert!(!is_locked(table, device, 47));
+        }
+        assert!(!is_locked(table, Some((0xfe, 1)), 4711), "another disk");
     }
 
     #[test]
