@@ -290,3 +290,9 @@ fn the_filesystem_tells_of_the_disk_below() {
     assert_eq!(metadata.dev(), fs::metadata(mount).unwrap().dev());
     place.umount_after(file);
 }
+
+/// All of the above again, where the tests run as root.
+#[test]
+fn as_an_ordinary_user() {
+    support::as_an_ordinary_user("as_an_ordinary_user");
+}

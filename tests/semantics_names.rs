@@ -488,3 +488,9 @@ fn link_counts_of_directories_are_right() {
     assert_eq!(errno(fs::remove_dir(&directory)), libc::ENOTEMPTY);
     place.umount();
 }
+
+/// All of the above again, where the tests run as root.
+#[test]
+fn as_an_ordinary_user() {
+    support::as_an_ordinary_user("as_an_ordinary_user");
+}

@@ -218,6 +218,34 @@ fn acls_let_in_whom_they_name() {
     place.umount();
 }
 
+/// With the programs that people use.
+#[test]
+fn setfacl_gives_and_directories_hand_down() {
+    let Some(place) = shared_place("setfacl_gives_and_directories_hand_down") else { return };
+    let mount = &place.mount_point;
+    ALICE.does(
+        mount,
+        "umask 027; mkdir shared; setfacl -m u:12003:rwx,d:u:12003:rwx,d:g::r-x,d:o::--- shared",
+    );
+    // Whoever makes something there hands on what the directory says; the umask counts for nothing.
+    ALICE.does(mount, "umask 077; mkdir shared/below; echo text >shared/below/file");
+    CAROL.does(mount, "cat shared/below/file; echo more >>shared/below/file; : >shared/below/hers");
+    BOB.cannot(mount, "echo more >>shared/below/file");
+    BOB.does(mount, "cat shared/below/file; getfacl -n shared/below | grep default:user:12003:rwx");
+    ALICE.does(mount, "getfacl -cn shared/below/hers | grep user:12003:rwx");
+    assert_eq!(owner(mount.join("shared/below/hers")), (12003, 12003));
+    CAROL.cannot(mount, "setfacl -m u:12003:rwx shared/below/file");
+    ALICE.does(mount, "setfacl -x u:12003 shared/below/file");
+    CAROL.cannot(mount, "cat shared/below/file");
+    // Copies keep them.
+    ALICE.does(
+        mount,
+        "setfacl -m u:12002:r shared/below/file; cp -p shared/below/file copy
+         getfacl -cn copy | grep user:12002:r--",
+    );
+    place.umount();
+}
+
 #[test]
 fn an_acl_by_somebody_outside_the_group_drops_set_group_id() {
     let Some(place) = shared_place("an_acl_by_somebody_outside_the_group_drops_set_group_id")

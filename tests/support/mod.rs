@@ -8,6 +8,7 @@
 #![allow(clippy::print_stderr, reason = "a test that is not run says so")]
 
 pub mod posix;
+pub mod process;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -86,6 +87,7 @@ pub fn as_an_ordinary_user(except: &str) {
         .env("TMPDIR", &work)
         .env("HOME", &work)
         .env("RUST_BACKTRACE", "0")
+        .env("STRONGROOM_TEST_WITHOUT_ROOT", "this is an ordinary user; root has run them")
         .current_dir(&work)
         .output()
         .expect("unshare");
