@@ -5,13 +5,15 @@
 
 use super::tests::{CALLER, format, master, read_all};
 use super::*;
-use crate::backing::crash::{CrashRecorder, Metadata, Sampler};
+use crate::backing::crash::{CrashImage, CrashRecorder, Metadata, Sampler};
 use crate::backing::memory::MemoryDirectory;
 use crate::backing::{Directory, RenameMode};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
+/// Of how many disks one has its recovery cut, too.
+const AGAIN_EVERY: usize = 499;
 
 fn open(vault: Box<dyn Directory>) -> FileSystem {
     // Segments so small that a few writes fill one.
@@ -130,6 +132,9 @@ impl Workload {
             timeline.advance(at);
             for image in timeline.images(&mut sampler) {
                 images += 1;
+                if images % AGAIN_EVERY == 0 {
+                    self.check_again(metadata, seed, at, &image);
+                }
                 if let Err(problem) = self.check_image(at, &image.directory) {
                     panic!(
                         "seed {seed}, {metadata:?}, cut at {at}: {problem}\n{}",
@@ -139,6 +144,27 @@ impl Workload {
             }
         }
         images
+    }
+
+    /// Cuts the power once more, at every operation of the recovery.
+    fn check_again(&self, metadata: Metadata, seed: u64, at: usize, image: &CrashImage) {
+        let recorder = CrashRecorder::on(&image.directory);
+        let fs = open(recorder.root());
+        let recovered = recorder.operation_count();
+        drop(fs);
+        let mut sampler = Sampler::new(seed, 3);
+        let mut timeline = recorder.timeline(metadata);
+        for again in 0..=recovered {
+            timeline.advance(again);
+            for second in timeline.images(&mut sampler) {
+                if let Err(problem) = self.check_image(at, &second.directory) {
+                    panic!(
+                        "seed {seed}, {metadata:?}: {problem}\ncut again at {again}: {}\nfirst: {}",
+                        second.description, image.description
+                    );
+                }
+            }
+        }
     }
 
     fn check_image(&self, at: usize, image: &MemoryDirectory) -> Result<(), String> {

@@ -549,6 +549,13 @@ impl Core {
                 mode,
             )
         };
+        let across = !Arc::ptr_eq(side.parent, target.parent);
+        if across && mode == RenameMode::Exchange {
+            sync_sidecar(side.directory, side.name)?;
+        }
+        if across && target.replaced.is_some() {
+            sync_sidecar(target.directory, target.name)?;
+        }
         match (target.replaced, mode) {
             (Some((stat, inode)), RenameMode::Replace) if stat.kind == FileKind::Directory => {
                 // The record in it keeps the filesystem below from replacing it: it moves aside.
@@ -567,7 +574,12 @@ impl Core {
                 remove_temporary(side.directory, &temporary);
             }
             (Some(_), _) => rename(mode)?,
-            (None, _) => with_sidecar(target.directory, target.name, || rename(mode))?,
+            (None, _) => with_sidecar(target.directory, target.name, || {
+                if across {
+                    sync_sidecar(target.directory, target.name)?;
+                }
+                rename(mode)
+            })?,
         }
         if mode != RenameMode::Exchange {
             remove_sidecar(side.directory, side.name);
@@ -644,6 +656,12 @@ fn with_sidecar<T>(
         }
         error.into()
     })
+}
+
+/// Makes the sidecar that a long name has durable, before an entry comes from another directory: a
+/// sync of that one may make the entry durable, but not what was made in this one.
+fn sync_sidecar(directory: &OpenDirectory, name: &CipherName) -> std::io::Result<()> {
+    if name.sidecar().is_some() { directory.directory.sync() } else { Ok(()) }
 }
 
 /// Removes the sidecar of a long name whose entry is gone. One that stays is only litter.

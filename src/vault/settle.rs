@@ -14,7 +14,7 @@ use super::write::Stop;
 use crate::backing::FileKind;
 use crate::format::block::is_hole;
 use crate::format::layout::{
-    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, cipher_size,
+    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, cipher_size, plain_size,
 };
 use crate::format::state::{self, Window};
 
@@ -127,6 +127,9 @@ impl Core {
         let end = BlockIndex::count(content.placed);
         let after = BlockIndex((first.0 + STEP).min(end.0));
         if !content.suspect || first >= after {
+            if content.suspect {
+                self.settle_size(inode, content)?;
+            }
             content.suspect = false;
             return Ok((None, 0));
         }
@@ -168,6 +171,18 @@ impl Core {
             content.handle.punch_hole(from, until.saturating_sub(from))?;
         }
         Ok((Some(after), to_u64(torn.len())))
+    }
+
+    /// Cuts off what is too short to be a header or a block: its rest never came to the disk.
+    fn settle_size(&self, inode: &Arc<Inode>, content: &mut Content) -> Result<(), Stop> {
+        let size = content.handle.stat()?.size;
+        let whole = cipher_size(content.placed);
+        if plain_size(size) == content.placed && whole < size {
+            self.writable(inode, content)?;
+            self.mark_dirty(inode);
+            content.handle.set_len(whole)?;
+        }
+        Ok(())
     }
 
     /// The spans of time noted in the state file.

@@ -90,6 +90,7 @@ impl Core {
         if self.options.read_only {
             return Ok(());
         }
+        self.sync_way(inode)?;
         let new = self.new_directories.lock().remove(&inode.number).unwrap_or_default();
         let outcome = self.sync_names(inode, &new);
         if outcome.is_err() {
@@ -246,6 +247,7 @@ impl Core {
                     (content.handle.clone(), content.orphan)
                 };
                 if !orphan {
+                    self.sync_way(inode)?;
                     handle.sync_all()?;
                 }
                 Ok(())

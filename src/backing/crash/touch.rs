@@ -101,15 +101,19 @@ impl Touches {
                 let earlier = self.keys.range(..number);
                 let needed = earlier.filter(|(_, earlier)| self.builds_upon(keys, earlier));
                 open.extend(needed.map(|(number, _)| *number));
+                // Filesystems that sync so give a number again only once its end is on the disk
+                // with all that came before.
+                let earlier = self.keys.range(..number);
+                if let Some((last, _)) = earlier.rev().find(|(_, it)| self.reuses(keys, it)) {
+                    open.extend(self.keys.range(..=last).map(|(number, _)| *number));
+                }
             }
         }
         found
     }
 
     fn builds_upon(&self, later: &Keys, earlier: &Keys) -> bool {
-        let same = |a: &[InodeId], b: &[InodeId]| {
-            a.iter().any(|a| b.iter().any(|b| a == b || self.same_number(*a, *b)))
-        };
+        let same = |a: &[InodeId], b: &[InodeId]| a.iter().any(|a| b.contains(a));
         same(&later.objects, &earlier.objects)
             || same(&later.directories, &earlier.objects)
             || same(&later.objects, &earlier.directories)
@@ -118,9 +122,11 @@ impl Touches {
             || (later.moves_directory && earlier.moves_directory)
     }
 
-    fn same_number(&self, a: InodeId, b: InodeId) -> bool {
-        let ino = |id| self.inodes.get(&id).map(|(ino, _)| *ino);
-        ino(a).is_some() && ino(a) == ino(b)
+    /// Whether `later` concerns an inode with the number that another had in `earlier`.
+    fn reuses(&self, later: &Keys, earlier: &Keys) -> bool {
+        let ino = |id: &InodeId| self.inodes.get(id).map(|(ino, _)| *ino);
+        let same = |a: &InodeId, b: &InodeId| a != b && ino(a).is_some() && ino(a) == ino(b);
+        later.objects.iter().any(|a| earlier.objects.iter().any(|b| same(a, b)))
     }
 
     fn is_directory(&self, id: InodeId) -> bool {
