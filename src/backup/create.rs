@@ -177,7 +177,9 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let duration = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let file = name.file_name();
     let tag = details.tag.clone();
-    let sidecar = Sidecar::of(file.clone(), keys.is_some(), &written, tag, components, duration);
+    let mut sidecar =
+        Sidecar::of(file.clone(), keys.is_some(), &written, tag, components, duration);
+    sidecar.not_running.clone_from(&details.not_running);
     let path = catalog.directory().join(&file);
     // First: notes without an archive say nothing, an archive without notes would be of no use
     // to the next incremental backup.

@@ -28,6 +28,9 @@ pub struct Details {
     /// What was asked to be left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Components whose servers did not run, and were not asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_running: Vec<String>,
 }
 
 /// A part of an app's data that can be backed up and restored by itself.

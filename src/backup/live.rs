@@ -154,6 +154,11 @@ impl LiveTree {
         Ok(())
     }
 
+    /// The directory of the copies, for what else is to be as well protected as the source.
+    pub fn scratch(&self) -> Option<&Path> {
+        self.scratch.as_ref().map(TempDir::path)
+    }
+
     /// How many files are read from copies.
     pub fn copied(&self) -> usize {
         self.overrides.len()

@@ -55,6 +55,9 @@ pub struct Sidecar {
     /// The stores in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<ComponentNote>,
+    /// Components whose servers did not run, and were not asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_running: Vec<String>,
     /// Files that changed while they were read.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unstable: u64,
@@ -115,6 +118,7 @@ impl Sidecar {
             stored: written.amount,
             entries: written.entries,
             tag,
+            not_running: Vec::new(),
             components,
             unstable: written.noticed.unstable.len() as u64,
             duration_ms,

@@ -11,6 +11,7 @@ mod safety;
 mod schedule;
 mod schedule_file;
 mod schedule_words;
+mod servers;
 mod timers;
 
 use std::path::PathBuf;
@@ -281,6 +282,9 @@ struct RestoreArgs {
     /// Replace although processes use the target.
     #[arg(long)]
     live: bool,
+    /// Let servers read their dumps, by the commands of the profile PROFILE: a name, or a file.
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
     #[command(flatten)]
     secret: BackupSecret,
 }

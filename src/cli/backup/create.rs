@@ -9,6 +9,7 @@ use super::defaults::Job;
 use super::events::{Listeners, facts, unusual};
 use super::keys::Seal;
 use super::run::{Bar, Interrupt};
+use super::servers::{Dumped, Servers, is_dump, place_of_dumps};
 use crate::archive::{
     ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SectionName, WriteOptions,
 };
@@ -96,9 +97,25 @@ fn make_job(
     let _lock = Lock::take(&job.output)?;
     let catalog = Catalog::read(&job.output)?;
     let scan = stores::scan(&job.source).map_err(unreadable)?;
-    let components = job.components(&scan.components)?;
-    let filter = job.filter(&components)?;
-    let live = live_source(args, job, &scan.components, &filter, context)?;
+    let servers = Servers::look(job, context)?;
+    let mut components = job.components(&scan.components, &servers)?;
+    let mut exclude = job.exclude.clone();
+    exclude.extend(servers.left_out());
+    let filter = job.filter(&components, &exclude)?;
+    servers.prepare(&components, &filter)?;
+    let live = live_source(args, job, &scan.components, &filter, &servers, context)?;
+    let dumps = match live.as_ref().and_then(LiveTree::scratch) {
+        Some(place) => servers.dump(&filter, place)?,
+        None => Vec::new(),
+    };
+    for dump in &dumps {
+        let of_it = components.iter_mut().filter(|one| one.section == dump.section);
+        of_it.for_each(|one| one.bytes = dump.bytes);
+    }
+    // One that was not wanted is not in it.
+    components.retain(|one| {
+        !is_dump(&one.section) || dumps.iter().any(|dump| dump.section == one.section)
+    });
     let plain;
     let reader: &dyn TreeReader = match &live {
         Some(live) => live,
@@ -112,10 +129,11 @@ fn make_job(
         components,
         tag: job.tag.clone(),
         include: job.include.clone(),
-        exclude: job.exclude.clone(),
+        exclude,
+        not_running: servers.not_running().to_vec(),
         ..Details::default()
     };
-    let trees = Trees::new(args, job, vault.as_deref())?;
+    let trees = Trees::new(args, job, vault.as_deref(), &dumps)?;
     let sensitive = Terms::new(&job.sensitive, &[])?;
     let work = Work {
         args,
@@ -126,6 +144,7 @@ fn make_job(
         filter: &trees.filter(&filter),
         sensitive: &sensitive,
         details,
+        servers: &servers,
     };
     let sources = trees.sources(reader, &job.source);
     if job.encrypt {
@@ -180,19 +199,25 @@ fn live_source(
     job: &Job,
     found: &[stores::Component],
     filter: &Filter,
+    servers: &Servers<'_>,
     context: &Context,
 ) -> Result<Option<LiveTree>, Failure> {
     let wanted: Vec<stores::Component> = found
         .iter()
         .filter(|component| {
-            super::defaults::tree_path(&component.path)
-                .is_ok_and(|path| !filter.excludes(&SectionName::data(), &path, EntryKind::Regular))
+            !servers.is_at_rest(Some(&component.path))
+                && super::defaults::tree_path(&component.path).is_ok_and(|path| {
+                    !filter.excludes(&SectionName::data(), &path, EntryKind::Regular)
+                })
         })
         .cloned()
         .collect();
     let mut in_use = backup::in_use(&job.source, &wanted)?;
     in_use.in_the_way.retain(|file| {
         let inside = file.path.strip_prefix(&job.source).ok();
+        if servers.is_at_rest(inside) {
+            return false;
+        }
         let path = inside.and_then(|path| super::defaults::tree_path(path).ok());
         path.is_none_or(|path| !filter.excludes(&SectionName::data(), &path, EntryKind::Regular))
     });
@@ -216,7 +241,7 @@ fn live_source(
             .output
             .detail(format!("{} processes of other users could not be looked into", in_use.unseen));
     }
-    if in_use.to_copy.is_empty() {
+    if in_use.to_copy.is_empty() && !servers.has_dumps(filter) {
         return Ok(None);
     }
     let live = LiveTree::new(&job.source, &in_use.to_copy, args.scratch.as_deref())?;
@@ -230,13 +255,23 @@ struct Trees {
 }
 
 impl Trees {
-    fn new(args: &CreateArgs, job: &Job, vault: Option<&Path>) -> Result<Self, Failure> {
+    fn new(
+        args: &CreateArgs,
+        job: &Job,
+        vault: Option<&Path>,
+        dumps: &[Dumped],
+    ) -> Result<Self, Failure> {
         let open = |path: &Path| LocalTree::open(path).map_err(backup::Error::from);
         let mut others = Vec::new();
         for config in &job.configs {
             let tree = open(&config.directory)?;
             let directory = config.directory.clone();
             others.push((config.section.clone(), directory, tree, config.file.clone()));
+        }
+        for dump in dumps {
+            let tree = open(&dump.directory)?;
+            let place = place_of_dumps(&job.source);
+            others.push((dump.section.clone(), place, tree, dump.file.clone()));
         }
         if let Some(vault) = vault {
             let vault = vault.canonicalize().map_err(|error| Failure::io("find", vault, &error))?;
@@ -276,7 +311,7 @@ impl Trees {
 }
 
 /// All that is known when writing begins.
-struct Work<'a> {
+struct Work<'a, 's> {
     args: &'a CreateArgs,
     job: &'a Job,
     context: &'a Context,
@@ -285,9 +320,10 @@ struct Work<'a> {
     filter: &'a Filter,
     sensitive: &'a Terms,
     details: Details,
+    servers: &'a Servers<'s>,
 }
 
-impl Work<'_> {
+impl Work<'_, '_> {
     fn has_sensitive(&self, sources: &[Source<'_>]) -> Result<bool, Failure> {
         Ok(backup::has_sensitive(self.sensitive, sources, self.filter)?)
     }
@@ -336,6 +372,7 @@ impl Work<'_> {
             written: &|_| {},
         });
         drop(writing);
+        self.servers.finish();
         let created = match created {
             Err(_) if self.interrupt.is_set() => {
                 return Err(Failure::new(ExitCode::Interrupted, "interrupted; no backup was made"));

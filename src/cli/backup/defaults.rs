@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::run::absolute;
+use super::servers::Servers;
 use super::{CreateArgs, ProfileArgs};
 use crate::archive::{ArchiveKind, Compression, SectionName};
 use crate::backup::{self, Component, Filter, Policy, Terms};
@@ -240,10 +241,14 @@ impl Job {
     pub(super) fn components(
         &self,
         found: &[stores::Component],
+        servers: &Servers<'_>,
     ) -> Result<Vec<Component>, Failure> {
-        let mut components = Vec::new();
+        let mut components = servers.components();
         if let Some(profile) = &self.profile {
             for component in &profile.components {
+                if components.iter().any(|dumped| dumped.name == component.name) {
+                    continue;
+                }
                 let (paths, bytes) = self.paths_of(component)?;
                 if !paths.is_empty() {
                     components.push(Component {
@@ -258,6 +263,9 @@ impl Job {
             }
         }
         for store in found {
+            if servers.dumps(&store.path) {
+                continue;
+            }
             let path = tree_path(&store.path)?;
             let known =
                 |component: &Component| component.paths.iter().any(|root| path.is_within(root));
@@ -332,10 +340,14 @@ impl Job {
     }
 
     /// What is in it and what is not.
-    pub(super) fn filter(&self, components: &[Component]) -> Result<Filter, Failure> {
+    pub(super) fn filter(
+        &self,
+        components: &[Component],
+        exclude: &[String],
+    ) -> Result<Filter, Failure> {
         Ok(Filter {
             include: Terms::new(&self.include, components)?,
-            exclude: Terms::new(&self.exclude, components)?,
+            exclude: Terms::new(exclude, components)?,
             only: Vec::new(),
         })
     }

@@ -149,6 +149,9 @@ pub(super) fn info(args: &InfoArgs, context: &Context) -> CommandResult {
     if let Some(tag) = &details.tag {
         output.print(format!("Tag          {tag}"));
     }
+    if !details.not_running.is_empty() {
+        output.print(format!("Not running  {}", details.not_running.join(", ")));
+    }
     for section in details.sources.keys() {
         let section = crate::archive::SectionName::new(section.clone())?;
         if let Some(source) = details.source(&section) {

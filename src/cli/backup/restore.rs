@@ -10,6 +10,7 @@ use super::defaults::tree_path;
 use super::keys::for_archive;
 use super::run::{Bar, Interrupt, absolute};
 use super::safety::before;
+use super::servers::{bring_back, is_dump, place_of_dumps};
 use crate::archive::SectionName;
 use crate::backup::{
     self, Chain, Component, Details, Error, Extent, Filter, RestoreOutcome, RestoreRequest, Target,
@@ -19,6 +20,7 @@ use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::human_size;
+use crate::cli::profile_args;
 use crate::stores;
 use crate::tree::{EntryKind, LocalTree, TreePath, TreeReader as _};
 
@@ -102,8 +104,13 @@ pub(super) fn command(args: &RestoreArgs, context: &Context) -> CommandResult {
         }
         restored => restored?,
     };
-    tell(args, &outcome, &targets, safety.as_deref(), context);
-    Ok(())
+    let profile = match &args.profile {
+        Some(name) => Some(profile_args::load_trusted(name, context)?.0),
+        None => None,
+    };
+    let brought = bring_back(profile.as_ref(), &details, &targets, args.force, context);
+    tell(args, &outcome, &targets, safety.as_deref(), brought.as_deref().ok(), context);
+    brought.map(drop)
 }
 
 fn tell(
@@ -111,6 +118,7 @@ fn tell(
     outcome: &RestoreOutcome,
     targets: &[Target],
     safety: Option<&Path>,
+    servers: Option<&[String]>,
     context: &Context,
 ) {
     let output = &context.output;
@@ -148,6 +156,7 @@ fn tell(
             "stores": outcome.stores,
             "safety_backup": safety.map(|path| path.display().to_string()),
             "recovered": outcome.recovered,
+            "servers": servers,
             "dry_run": false,
         }),
     );
@@ -257,7 +266,9 @@ fn targets(
     let mut targets = Vec::new();
     let mut left_out = Vec::new();
     for section in &chain.reader().metadata().sections {
+        let dump = is_dump(section);
         if (*section == vault) != args.vault_config.is_some()
+            || (dump && (args.vault_config.is_some() || args.config_only))
             || section.as_str() == backup::SEALED_SECTION
         {
             continue;
@@ -275,6 +286,7 @@ fn targets(
         }
         let path = match (&args.vault_config, &args.target) {
             (Some(directory), _) => directory.clone(),
+            (None, Some(target)) if dump => place_of_dumps(target),
             (None, Some(target)) => {
                 if *section != data && !args.config_only {
                     left_out.push(section.as_str().to_owned());
@@ -290,7 +302,7 @@ fn targets(
         let extent = if args.merge {
             Extent::Missing
         } else if *section != data && matches!(wanted, Wanted::All) {
-            Extent::Parts(config_files(details, section))
+            Extent::Parts(files_of(details, section))
         } else if matches!(wanted, Wanted::All) {
             whole(details, &path)?
         } else {
@@ -310,11 +322,12 @@ fn targets(
     Ok(targets)
 }
 
-fn config_files(details: &Details, section: &SectionName) -> Vec<TreePath> {
+/// What there is in a section that is not the data: configuration files, or a dump.
+fn files_of(details: &Details, section: &SectionName) -> Vec<TreePath> {
     details
         .components
         .iter()
-        .filter(|one| one.config && one.section == *section)
+        .filter(|one| one.section == *section)
         .flat_map(|one| one.paths.clone())
         .collect()
 }
