@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use heed::types::Bytes;
@@ -62,6 +62,15 @@ fn stripe(environment: &Env) -> (u64, Vec<u8>) {
     (table.len(&transaction).unwrap(), values)
 }
 
+/// Sets a flag when it goes.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn every_copy_is_one_state() {
     let room = tempfile::tempdir().unwrap();
@@ -71,13 +80,19 @@ fn every_copy_is_one_state() {
     let environment = open(&root);
     write(&environment, 0, 1);
     let stop = AtomicBool::new(false);
+    // How often was written since the last copy: the pauses grow until one is long enough for a
+    // copy, however slow the machine.
+    let since = AtomicU32::new(0);
     std::thread::scope(|scope| {
+        // Also where the test fails.
+        let _stopped = Stop(&stop);
         let writer = scope.spawn(|| {
             let mut rounds = 0u64;
             while !stop.load(Ordering::Relaxed) {
                 rounds += 1;
                 write(&environment, u8::try_from(rounds % 251).unwrap(), 20);
-                std::thread::sleep(Duration::from_millis(15));
+                let pauses = since.fetch_add(1, Ordering::Relaxed) + 1;
+                std::thread::sleep(pauses * Duration::from_millis(15));
             }
             rounds
         });
@@ -87,6 +102,7 @@ fn every_copy_is_one_state() {
             let component = only_component(&root);
             let copy = place.join("data.mdb");
             let made = copy_live(&root, &component, &copy).unwrap().unwrap();
+            since.store(0, Ordering::Relaxed);
             assert_eq!(made.file, Path::new("data.mdb"));
             assert_eq!(made.replaced, [PathBuf::from("lock.mdb")]);
             let copied = only_component(&place);

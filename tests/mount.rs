@@ -206,6 +206,36 @@ fn a_killed_daemon_is_recognised_and_cleared_away() {
     place.umount();
 }
 
+/// A file on it that somebody has open must not keep a migration of something else waiting.
+#[test]
+fn a_look_at_who_uses_a_directory_waits_for_no_daemon() {
+    if !fuse_is_here("a_look_at_who_uses_a_directory_waits_for_no_daemon") {
+        return;
+    }
+    let place = Place::new();
+    let file = place.mount().join("file");
+    fs::write(&file, "x").unwrap();
+    // After a read that the daemon answered, the kernel would ask for the file's times anew.
+    place.umount();
+    place.mount();
+    let mut holder =
+        Command::new("sleep").arg("600").stdin(fs::File::open(&file).unwrap()).spawn().unwrap();
+    fs::read(&file).unwrap();
+    let daemon = place.pid();
+    kill(daemon, "STOP");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let other = tempfile::tempdir().unwrap();
+        sender.send(strongroom::stores::open_files(other.path()).map(|found| found.files)).unwrap();
+    });
+    let looked = receiver.recv_timeout(std::time::Duration::from_secs(60));
+    kill(daemon, "CONT");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    place.umount();
+    assert_eq!(looked.expect("it waited").unwrap(), []);
+}
+
 #[test]
 fn a_daemon_that_is_asked_to_end_unmounts() {
     if !fuse_is_here("a_daemon_that_is_asked_to_end_unmounts") {

@@ -69,12 +69,12 @@ pub fn copy_live(
                 component.path.clone()
             };
             copy_lmdb(&root.join(&file), copy)?;
-            let lock = if file == component.path {
+            let lock = if file.file_name().is_some_and(|name| name == LMDB_DATA) {
+                file.with_file_name(LMDB_LOCK)
+            } else {
                 let mut name = file.clone().into_os_string();
                 name.push("-lock");
                 PathBuf::from(name)
-            } else {
-                component.path.join(LMDB_LOCK)
             };
             (file, vec![lock])
         }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev};
 use walkdir::DirEntryExt;
 
 use super::Error;
@@ -189,9 +190,16 @@ impl Process {
         if !path.is_absolute() {
             return Ok(None);
         }
-        let metadata = std::fs::metadata(link)?;
-        let regular = metadata.is_file() || metadata.is_dir();
-        Ok((regular && tree.has_inode(metadata.dev(), metadata.ino())).then_some(path))
+        // What the kernel knows will do: a server that this file is on, or a daemon, may be dead,
+        // and nobody must wait for it here.
+        let flags = AtFlags::STATX_DONT_SYNC;
+        let found = rustix::fs::statx(CWD, link, flags, StatxFlags::TYPE | StatxFlags::INO)?;
+        let regular = matches!(
+            FileType::from_raw_mode(found.stx_mode.into()),
+            FileType::RegularFile | FileType::Directory
+        );
+        let device = makedev(found.stx_dev_major, found.stx_dev_minor);
+        Ok((regular && tree.has_inode(device, found.stx_ino)).then_some(path))
     }
 
     /// Whether a descriptor may write, from its flags.
