@@ -76,6 +76,9 @@ pub struct Created {
     pub noticed: Noticed,
 }
 
+/// Backups of one name that are ahead of the clock by no more were made in quick succession.
+const CLOSE_SECONDS: i64 = 60;
+
 /// The backup that one of this kind builds on: the newest of any kind for an incremental one, the
 /// newest full one for a differential one. `None`: it has to be a full one.
 pub fn find_base<'a>(catalog: &'a Catalog, name: &str, kind: ArchiveKind) -> Option<&'a Backup> {
@@ -98,13 +101,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let begun = Instant::now();
     let CreateRequest { name, base, catalog, sources, filter, keys, options, now, .. } = &request;
     let mut name = BackupName::new(name, *now, options.compression, keys.is_some())?;
-    // The time in a name is also what tells it from others.
-    while catalog
-        .backups()
-        .iter()
-        .any(|other| other.name.name == name.name && other.name.created == name.created)
-    {
-        name.created += 1;
+    // The time in a name tells it from others, and their order, also of backups that were made
+    // within one second; not so where the clock was wrong.
+    for other in catalog.backups().iter().filter(|other| other.name.name == name.name) {
+        if (0..CLOSE_SECONDS).contains(&(other.name.created - name.created)) {
+            name.created = other.name.created + 1;
+        }
     }
     let mut details = request.details.clone();
     for source in *sources {
