@@ -220,7 +220,9 @@ mod tests {
         let mut missing = Vec::new();
         let mut pending = vec![(String::from("strongroom"), Cli::command())];
         while let Some((path, command)) = pending.pop() {
-            if path != "strongroom" && !page.contains(&format!("{path}`")) {
+            // What stands below `backup migrate` is told once, at `migrate`.
+            let told_at = path.replace(" backup migrate ", " migrate ");
+            if path != "strongroom" && !page.contains(&format!("{told_at}`")) {
                 missing.push(path.clone());
             }
             for argument in command.get_arguments() {
