@@ -103,11 +103,15 @@ fn signals_are_passed_on() {
     for signal in ["TERM", "INT", "HUP", "USR1"] {
         let place = Place::new();
         let script = format!(
-            "trap 'echo got > \"$0/got\"; exit 42' {signal}
-            : > \"$0/ready\"
+            "trap 'echo got > \"$1/got\"; exit 42' {signal}
+            : > \"$1/ready\"
             while :; do sleep 0.05; done"
         );
-        let mut child = start(&place, &[], &script);
+        let file = place.root().join("script");
+        fs::write(&file, script).unwrap();
+        // A shell cannot trap what was ignored when it began, as nohup(1) has SIGHUP ignored.
+        let shell = format!("exec env --default-signal sh {} \"$0\"", file.display());
+        let mut child = start(&place, &[], &shell);
         kill(child.id(), signal);
         assert_eq!(child.wait().unwrap().code(), Some(42), "{signal}");
         assert!(!place.is_mounted());
