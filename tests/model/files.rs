@@ -26,7 +26,8 @@ pub fn counts_directories(directory: &SystemPath) -> bool {
     std::fs::metadata(probe.path()).unwrap().nlink() == 3
 }
 
-/// The program that serves a vault has no umask of its own.
+/// The modes asked for are the modes given: for a plain directory, and for the program that serves
+/// a vault, which has no umask of its own.
 pub fn clear_umask() {
     rustix::process::umask(Mode::empty());
 }
@@ -62,6 +63,7 @@ pub struct Files<M: Remount> {
 impl Files<Plain> {
     /// A new plain directory.
     pub fn plain() -> Self {
+        clear_umask();
         let directory = tempfile::tempdir().unwrap();
         Self::new(directory.path().to_owned(), Plain { _directory: directory })
     }
