@@ -13,6 +13,7 @@ use super::inode::Inode;
 use super::write::Stop;
 use crate::backing::FileKind;
 use crate::format::block::is_hole;
+use crate::format::header::HEADER_LEN;
 use crate::format::layout::{
     BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, cipher_size, plain_size,
 };
@@ -89,7 +90,7 @@ impl Core {
         Ok(true)
     }
 
-    fn settle_file(&self, inode: &Arc<Inode>) -> Result<()> {
+    pub(super) fn settle_file(&self, inode: &Arc<Inode>) -> Result<()> {
         let file = match self.open_content(inode) {
             Ok(file) => file,
             Err(Error::Damaged { .. } | Error::NotFound) => return Ok(()),
@@ -176,7 +177,10 @@ impl Core {
     /// Cuts off what is too short to be a header or a block: its rest never came to the disk.
     fn settle_size(&self, inode: &Arc<Inode>, content: &mut Content) -> Result<(), Stop> {
         let size = content.handle.stat()?.size;
-        let whole = cipher_size(content.placed);
+        // Where all blocks are in the journal only, their file is found there by its header.
+        let header =
+            if content.keyed.is_some() && !content.header_pending { HEADER_LEN } else { 0 };
+        let whole = cipher_size(content.placed).max(to_u64(header));
         if plain_size(size) == content.placed && whole < size {
             self.writable(inode, content)?;
             self.mark_dirty(inode);
