@@ -95,7 +95,9 @@ fn names(draft: &Draft) -> Vec<String> {
 /// A message where the data directory can't be written in a profile.
 pub fn draft(draft: &Draft) -> Result<String, String> {
     let home = draft.home.as_deref();
-    let data = tilde(&draft.data, home)
+    // Without a `.` or `/` at its end, after which the vault's name would lie in the directory.
+    let data: PathBuf = draft.data.components().collect();
+    let data = tilde(&data, home)
         .ok_or_else(|| format!("{} can't be written in a profile", draft.data.display()))?;
     let mut text = String::new();
     let mut line = |content: &str| {
@@ -110,7 +112,7 @@ pub fn draft(draft: &Draft) -> Result<String, String> {
     line("");
     line("# Where the app keeps its data, and where its vault is to be.");
     line(&format!("data = {}", quote(&data)));
-    line(&format!("vault = {}", quote(&format!("{}.vault", data.trim_end_matches('/')))));
+    line(&format!("vault = {}", quote(&format!("{data}.vault"))));
     line(
         "# How the app finds its data afterwards: \"repoint\" edits the configuration files below,",
     );

@@ -329,6 +329,11 @@ fn drafts_are_profiles() {
     assert!(!profile.components[2].path.matches(Path::new("odd nx/data.mdb")));
     assert!(profile.components[3].path.matches(Path::new("CURRENT")));
     assert_eq!(profile.switch, Switch::Repoint);
+    for data in ["/srv/x/", "/srv/x/.", "/srv/./x//"] {
+        let text = draft(&Draft { data: data.into(), ..Draft::default() }).unwrap();
+        let vault = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}")).vault;
+        assert_eq!(vault.unwrap(), Path::new("/srv/x.vault"), "{data}");
+    }
     let bare = draft(&Draft { name: "é".to_owned(), data: "/srv/x".into(), ..Draft::default() });
     assert_eq!(parse(&bare.unwrap()).unwrap().name, "app");
 }
