@@ -86,6 +86,18 @@ def cargo_tool(package, version):
     return program
 
 
+def python(requirements, name):
+    """A Python with what a file of requirements names, in the target directory."""
+    venv = target_directory() / name
+    marker, wanted = venv / "installed", requirements.read_text()
+    if not marker.exists() or marker.read_text() != wanted:
+        run([sys.executable, "-m", "venv", venv])
+        run([venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
+             "--requirement", requirements])
+        marker.write_text(wanted)
+    return venv / "bin" / "python"
+
+
 class Mount:
     """A filesystem served by a daemon in the foreground."""
 
@@ -134,6 +146,15 @@ class Mount:
         self.process.wait()
         self.process = None
         run([*UNMOUNT, "-z" if UNPRIVILEGED else "--lazy", self.path])
+
+    def is_gone(self, patience=10):
+        """Whether nothing is mounted there any more, or soon."""
+        deadline = time.monotonic() + patience
+        while os.path.ismount(self.path):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def abandon(self):
         """Ends it however it stands."""
