@@ -13,7 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
 /// Of how many disks one has its recovery cut, too.
-const AGAIN_EVERY: usize = 499;
+const AGAIN_EVERY: usize = 149;
 
 fn open(vault: Box<dyn Directory>) -> FileSystem {
     // Segments so small that a few writes fill one.
@@ -55,6 +55,8 @@ enum Step {
     Sync,
     CommitAll,
     EmptyJournal,
+    /// The journal goes on in its other segment.
+    FillSegment,
     Rename,
     RenameDirectory,
 }
@@ -99,6 +101,9 @@ fn run(initial: &[u8], steps: &[Step]) -> Workload {
                 durable = true;
             }
             Step::EmptyJournal => fs.core().empty_journal().unwrap(),
+            Step::FillSegment => {
+                fs.core().journal().unwrap().fill_active().unwrap();
+            }
             Step::Rename => {
                 let (from, to): (&[u8], &[u8]) =
                     if here { (b"file", b"other") } else { (b"other", b"file") };
@@ -124,6 +129,17 @@ fn run(initial: &[u8], steps: &[Step]) -> Workload {
 impl Workload {
     /// Cuts the power at every operation and checks up to `limit` images of each.
     fn check(&self, metadata: Metadata, seed: u64, limit: usize) -> usize {
+        self.check_and_again(metadata, seed, limit, AGAIN_EVERY)
+    }
+
+    /// The same, with a second cut under the recovery of one of `again_every` images.
+    fn check_and_again(
+        &self,
+        metadata: Metadata,
+        seed: u64,
+        limit: usize,
+        again_every: usize,
+    ) -> usize {
         let mut sampler = Sampler::new(seed, limit);
         let mut timeline = self.recorder.timeline(metadata);
         let mut images = 0;
@@ -132,7 +148,7 @@ impl Workload {
             timeline.advance(at);
             for image in timeline.images(&mut sampler) {
                 images += 1;
-                if images % AGAIN_EVERY == 0 {
+                if images % again_every == 0 {
                     self.check_again(metadata, seed, at, &image);
                 }
                 if let Err(problem) = self.check_image(at, &image.directory) {
@@ -292,6 +308,28 @@ fn a_large_append_after_a_durable_tail_leaves_the_tail() {
     );
     for metadata in [Metadata::Ordered, Metadata::PerFile] {
         workload.check(metadata, 3, 60);
+    }
+}
+
+#[test]
+fn a_cut_while_the_journal_is_removed_brings_nothing_old_back() {
+    // The older records in either segment, the newer in the other.
+    for turns in 0..2 {
+        let mut steps = vec![Step::Write(0, vec![8; 5000]), Step::Sync];
+        for turn in 0..=turns {
+            steps.extend([
+                Step::EmptyJournal,
+                Step::Write(0, vec![9 + 2 * turn; 5000]),
+                Step::Sync,
+                Step::FillSegment,
+                Step::Write(0, vec![10 + 2 * turn; 5000]),
+                Step::Sync,
+            ]);
+        }
+        let workload = run(&[7; 9000], &steps);
+        for metadata in [Metadata::Ordered, Metadata::PerFile] {
+            workload.check_and_again(metadata, 4, 4, 7);
+        }
     }
 }
 

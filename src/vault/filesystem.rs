@@ -460,7 +460,7 @@ fn note_unclean_end(
         Core::write_windows(vault, &codecs.journal, &windows)?;
     }
     if recovered.found {
-        recovery::remove_journal(vault)?;
+        recovery::remove_journal(vault, codecs)?;
     }
     Ok(windows)
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::inode::Inode;
+use super::recovery::remove_segments;
 use super::signal::Signal;
 use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
@@ -596,10 +597,8 @@ impl Journal {
     pub(super) fn finish(&self, directory: &dyn Directory) -> io::Result<()> {
         let sequence = self.append_own(&Record::Clean)?;
         self.commit(sequence)?;
-        for name in SEGMENT_NAMES {
-            directory.unlink(name)?;
-        }
-        directory.sync()
+        let active = active_index(&self.inner.lock());
+        remove_segments(directory, [SEGMENT_NAMES[1 - active], SEGMENT_NAMES[active]])
     }
 }
 

@@ -158,6 +158,8 @@ impl Survey {
 }
 
 type Segments = Vec<(SegmentHeader, Box<dyn File>)>;
+/// A segment whose header may not be authentic.
+type AnySegment = (Option<SegmentHeader>, Box<dyn File>);
 
 /// The segments with authentic headers, the oldest first; `None` where there is no journal.
 fn open_segments(
@@ -168,34 +170,57 @@ fn open_segments(
     let mut segments = Vec::new();
     let mut present = false;
     for name in SEGMENT_NAMES {
-        match vault.open_file(name, access) {
-            Ok(file) => {
-                present = true;
-                let mut bytes = [0u8; SEGMENT_HEADER_LEN];
-                if file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN
-                    && let Some(header) = codec.decode_header(&bytes)
-                {
-                    segments.push((header, file));
-                }
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error.into()),
+        if let Some((header, file)) = open_segment(vault, codec, name, access)? {
+            present = true;
+            segments.extend(header.map(|header| (header, file)));
         }
     }
     segments.sort_by_key(|(header, _)| header.generation);
     Ok(present.then_some(segments))
 }
 
+/// A segment, where it is there, and its header, where that is authentic.
+fn open_segment(
+    vault: &dyn Directory,
+    codec: &JournalCodec,
+    name: &[u8],
+    access: Access,
+) -> io::Result<Option<AnySegment>> {
+    let file = match vault.open_file(name, access) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = [0u8; SEGMENT_HEADER_LEN];
+    let whole = file.read_at(&mut bytes, 0)? == SEGMENT_HEADER_LEN;
+    Ok(Some((whole.then(|| codec.decode_header(&bytes)).flatten(), file)))
+}
+
 /// Removes the journal, once everything in it is in place and what must be known of the unclean
 /// end is noted.
-pub(super) fn remove_journal(vault: &dyn Directory) -> io::Result<()> {
+pub(super) fn remove_journal(vault: &dyn Directory, codecs: &Codecs) -> io::Result<()> {
+    let codec = JournalCodec::new(&codecs.journal);
+    let mut names = Vec::new();
     for name in SEGMENT_NAMES {
-        match vault.unlink(name) {
-            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
-            _ => {}
+        if let Some((header, _)) = open_segment(vault, &codec, name, Access::Read)? {
+            names.push((header.map(|header| header.generation), name));
         }
     }
-    vault.sync()
+    names.sort_unstable();
+    remove_segments(vault, names.into_iter().map(|(_, name)| name))
+}
+
+/// Removes segments, the oldest first: without the newer one, whose records retire and replace
+/// its own, what an older one holds would be taken for the newest.
+pub(super) fn remove_segments(
+    vault: &dyn Directory,
+    oldest_first: impl IntoIterator<Item = &'static [u8]>,
+) -> io::Result<()> {
+    for name in oldest_first {
+        vault.unlink(name)?;
+        vault.sync()?;
+    }
+    Ok(())
 }
 
 fn read_segments(
