@@ -8,11 +8,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLockWriteGuard;
+
 use super::content::{Content, to_u64, with_scratch};
 use super::core::Core;
 use super::error::Result;
 use super::inode::Inode;
-use super::journal::{FileReference, Journal};
+use super::journal::{BlockPlace, FileReference, Journal};
 use crate::backing::SetTime;
 use crate::format::layout::{BlockIndex, CIPHER_BLOCK_SIZE, cipher_size};
 
@@ -24,6 +26,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bytes written in place at once.
 const APPLY_RUN: usize = 1 << 20;
+
+/// Blocks written in place while their file can be neither read nor written: 4 MiB. Unit tests take
+/// many steps.
+const APPLY_STEP: usize = if cfg!(test) { 2 } else { 1024 };
 
 impl Core {
     /// The maintenance thread: commits periodically, empties filled segments, and after a quiet
@@ -122,10 +128,17 @@ impl Core {
         self.checkpoint_filled()
     }
 
-    /// Writes a file's committed blocks of one segment in place.
+    /// Writes a file's committed blocks of one segment in place, letting others at the file in
+    /// between: what they change of it lies in the other segment.
     fn apply(&self, journal: &Journal, inode: &Arc<Inode>, generation: u64) -> Result<()> {
         let Some(file) = inode.open_file() else { return Ok(()) };
-        Ok(apply_content(journal, &mut file.content.write(), Some(generation))?)
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let mut content = file.content.write();
+            next = apply_content(journal, &mut content, Some(generation), from, APPLY_STEP)?;
+            RwLockWriteGuard::unlock_fair(content);
+        }
+        Ok(())
     }
 
     /// Before a file's name changes: nothing in the journal may depend on the old one. Its records
@@ -137,7 +150,7 @@ impl Core {
             return Ok(());
         }
         journal.commit(content.sequence)?;
-        apply_content(journal, content, None)?;
+        apply_content(journal, content, None, 0, usize::MAX)?;
         content.handle.sync_data()?;
         content.reference = FileReference::default();
         Ok(())
@@ -153,12 +166,15 @@ impl Core {
     }
 }
 
-/// Writes committed blocks in place: of one segment, or all.
+/// Writes committed blocks in place, of one segment or all: the first `limit` of those from the
+/// block `from` on. Where to go on, unless these were all.
 fn apply_content(
     journal: &Journal,
     content: &mut Content,
     generation: Option<u64>,
-) -> io::Result<()> {
+    from: u64,
+    limit: usize,
+) -> io::Result<Option<u64>> {
     if content.placed > content.size {
         // The journal has the end of the file, but cutting it in place failed.
         content.handle.set_len(cipher_size(content.size))?;
@@ -166,15 +182,15 @@ fn apply_content(
     }
     let mut blocks: Vec<u64> = content
         .live
-        .iter()
+        .range(from..)
         .filter(|(_, block)| {
             block.is_pending() && generation.is_none_or(|wanted| block.place.generation == wanted)
         })
         .map(|(index, _)| *index)
+        .take(limit)
         .collect();
-    if blocks.is_empty() {
-        return Ok(());
-    }
+    let Some(last) = blocks.last().copied() else { return Ok(None) };
+    let next = (blocks.len() == limit).then_some(last + 1);
     let stat = content.handle.stat()?;
     blocks.reverse();
     while let Some(first) = blocks.pop() {
@@ -187,7 +203,8 @@ fn apply_content(
         apply_run(journal, content, &run)?;
     }
     // Late writing is not a change of content: what stat tells stays.
-    content.handle.set_times(SetTime::Keep, SetTime::At(stat.modified))
+    content.handle.set_times(SetTime::Keep, SetTime::At(stat.modified))?;
+    Ok(next)
 }
 
 fn apply_run(journal: &Journal, content: &mut Content, run: &[u64]) -> io::Result<()> {
@@ -195,12 +212,11 @@ fn apply_run(journal: &Journal, content: &mut Content, run: &[u64]) -> io::Resul
     let mut buffer = with_scratch(|scratch| std::mem::take(&mut scratch.cipher));
     buffer.clear();
     let outcome = (|| {
-        let mut block = Vec::new();
-        for index in run {
-            if let Some(live) = content.live.get(index) {
-                journal.read_block(&live.place, &mut block)?;
-                buffer.extend_from_slice(&block);
-            }
+        let places = run.iter().filter_map(|index| content.live.get(index)).map(|live| live.place);
+        let mut sealed = Vec::new();
+        for place in joined(places) {
+            journal.read_block(&place, &mut sealed)?;
+            buffer.extend_from_slice(&sealed);
         }
         content.handle.write_at(&buffer, BlockIndex(*first).cipher_offset())
     })();
@@ -216,4 +232,21 @@ fn apply_run(journal: &Journal, content: &mut Content, run: &[u64]) -> io::Resul
         content.placed = end;
     }
     Ok(())
+}
+
+/// Places of which one follows the other in the journal as one, to be read at once.
+fn joined(places: impl Iterator<Item = BlockPlace>) -> Vec<BlockPlace> {
+    let mut spans: Vec<BlockPlace> = Vec::new();
+    for place in places {
+        match spans.last_mut() {
+            Some(span)
+                if span.generation == place.generation
+                    && span.offset + to_u64(span.len) == place.offset =>
+            {
+                span.len += place.len;
+            }
+            _ => spans.push(place),
+        }
+    }
+    spans
 }

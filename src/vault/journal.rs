@@ -497,7 +497,7 @@ impl Journal {
         self.inner.lock().durable_sequence
     }
 
-    /// Reads a sealed block back.
+    /// Reads a sealed block back, or several that follow each other.
     pub(super) fn read_block(&self, place: &BlockPlace, buffer: &mut Vec<u8>) -> io::Result<()> {
         let file = {
             let inner = self.inner.lock();
