@@ -733,6 +733,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        if self.stateless_opens {
+            // The kernel then makes a node and opens that, of which no end is told either.
+            return reply.error(Errno::ENOSYS);
+        }
         let caller = caller(request, umask);
         let created = self.call("create", |core| {
             core.create(&caller, inode(parent), name.as_bytes(), mode & 0o7777)
