@@ -2,16 +2,16 @@
 //! that vaults are mounted with, and no encryption: what they could reach at best.
 //!
 //! `passthrough SOURCE MOUNTPOINT [--allow-other]` serves until it is unmounted. Keeps a
-//! descriptor for every inode that the kernel knows: raise `ulimit -n` for large trees.
+//! descriptor for every directory that the kernel knows, and for some files.
 
-use std::collections::HashMap;
-use std::ffi::CString;
+use std::collections::{HashMap, VecDeque, hash_map};
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{
     AtFlags, FallocateFlags, Gid, Mode, OFlags, RenameFlags, SeekFrom, Timespec, Uid,
 };
@@ -26,17 +26,39 @@ use strongroom::vault::{
     Result, SeekWhence, SetAttributes,
 };
 
+/// Files that are kept open, of those that the kernel knows and that have a name.
+const KEPT_OPEN: usize = 1000;
+
 struct Node {
-    /// `O_PATH`.
-    place: OwnedFd,
+    /// Of a directory, `O_PATH`.
+    directory: Option<OwnedFd>,
+    /// The directory that it is in and its name there; `None` for the root, and once it has none.
+    location: Mutex<Option<(Arc<Node>, CString)>>,
     /// Opened for reading and writing when first needed.
-    content: OnceLock<OwnedFd>,
-    lookups: parking_lot::Mutex<u64>,
+    content: Mutex<Option<Arc<OwnedFd>>>,
+    lookups: Mutex<u64>,
+}
+
+impl Node {
+    /// What names are looked up in.
+    fn directory(&self) -> Result<BorrowedFd<'_>> {
+        self.directory.as_ref().map(OwnedFd::as_fd).ok_or(Error::NotDirectory)
+    }
+
+    /// Runs with the directory and the name by which it is found.
+    fn at<T>(&self, run: impl FnOnce(BorrowedFd<'_>, &CStr) -> Result<T>) -> Result<T> {
+        let location = self.location.lock().clone();
+        match location {
+            Some((parent, name)) => run(parent.directory()?, &name),
+            None => run(self.directory()?, c"."),
+        }
+    }
 }
 
 struct Passthrough {
     root_ino: u64,
     nodes: RwLock<HashMap<u64, Arc<Node>>>,
+    kept_open: Mutex<VecDeque<Weak<Node>>>,
 }
 
 fn fail(errno: Errno) -> Error {
@@ -64,8 +86,14 @@ impl Passthrough {
         let place = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(fail)?;
         let root_ino = rustix::fs::fstat(&place).map_err(fail)?.st_ino;
-        let root = Node { place, content: OnceLock::new(), lookups: 1.into() };
-        Ok(Self { root_ino, nodes: RwLock::new(HashMap::from([(1, Arc::new(root))])) })
+        let root = Node {
+            directory: Some(place),
+            location: Mutex::default(),
+            content: Mutex::default(),
+            lookups: 1.into(),
+        };
+        let nodes = RwLock::new(HashMap::from([(1, Arc::new(root))]));
+        Ok(Self { root_ino, nodes, kept_open: Mutex::default() })
     }
 
     fn node(&self, ino: InodeNumber) -> Result<Arc<Node>> {
@@ -97,31 +125,84 @@ impl Passthrough {
         }
     }
 
-    fn entry(&self, parent: &Node, name: &[u8], content: Option<OwnedFd>) -> Result<Entry> {
+    fn entry(&self, parent: &Arc<Node>, name: &[u8], content: Option<OwnedFd>) -> Result<Entry> {
         let name = text(name)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(&parent.place, &name, flags, Mode::empty()).map_err(fail)?;
-        let stat = rustix::fs::fstat(&place).map_err(fail)?;
-        let attributes = self.attributes_of(&stat);
+        let at = parent.directory()?;
+        let stat = match &content {
+            Some(content) => rustix::fs::fstat(content),
+            None => rustix::fs::statat(at, &name, AtFlags::SYMLINK_NOFOLLOW),
+        };
+        let attributes = self.attributes_of(&stat.map_err(fail)?);
         let mut nodes = self.nodes.write();
-        let node = nodes.entry(attributes.ino.0).or_insert_with(|| {
-            Arc::new(Node { place, content: OnceLock::new(), lookups: 0.into() })
-        });
+        let node = match nodes.entry(attributes.ino.0) {
+            hash_map::Entry::Occupied(known) => known.get().clone(),
+            hash_map::Entry::Vacant(place) => {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let directory = match attributes.kind {
+                    FileKind::Directory => {
+                        Some(rustix::fs::openat(at, &name, flags, Mode::empty()).map_err(fail)?)
+                    }
+                    _ => None,
+                };
+                place
+                    .insert(Arc::new(Node {
+                        directory,
+                        location: Mutex::default(),
+                        content: Mutex::default(),
+                        lookups: 0.into(),
+                    }))
+                    .clone()
+            }
+        };
         *node.lookups.lock() += 1;
+        drop(nodes);
+        *node.location.lock() = Some((parent.clone(), name));
         if let Some(content) = content {
-            let _ = node.content.set(content);
+            *node.content.lock() = Some(Arc::new(content));
+            self.keep_open(&node);
         }
         Ok(Entry { attributes, generation: 0 })
     }
 
-    fn content<'a>(&self, node: &'a Node) -> Result<&'a OwnedFd> {
-        if let Some(content) = node.content.get() {
-            return Ok(content);
+    fn content(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        if let Some(content) = &*node.content.lock() {
+            return Ok(content.clone());
         }
-        let path = format!("/proc/self/fd/{}", node.place.as_raw_fd());
-        let open = |flags| rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty());
-        let opened = open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map_err(fail)?;
-        Ok(node.content.get_or_init(|| opened))
+        let opened = node.at(|at, name| {
+            let open = |flags| rustix::fs::openat(at, name, flags | OFlags::CLOEXEC, Mode::empty());
+            open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map_err(fail)
+        })?;
+        let opened = node.content.lock().get_or_insert_with(|| Arc::new(opened)).clone();
+        self.keep_open(node);
+        Ok(opened)
+    }
+
+    /// Closes the file that was opened first, where there are too many.
+    fn keep_open(&self, node: &Arc<Node>) {
+        let mut kept = self.kept_open.lock();
+        kept.push_back(Arc::downgrade(node));
+        if kept.len() > KEPT_OPEN
+            && let Some(first) = kept.pop_front().and_then(|first| first.upgrade())
+            && first.location.lock().is_some()
+        {
+            *first.content.lock() = None;
+        }
+    }
+
+    /// Before a name goes: what the kernel knows by it stays open, so that its number stays its own.
+    fn pin(&self, parent: &Node, name: &CStr) -> Result<()> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let Ok(stat) = rustix::fs::statat(parent.directory()?, name, flags) else { return Ok(()) };
+        let known = self.nodes.read().get(&self.number(stat.st_ino)).cloned();
+        if let Some(node) = known
+            && kind(stat.st_mode) == FileKind::Regular
+        {
+            self.content(&node)?;
+            if stat.st_nlink == 1 {
+                *node.location.lock() = None;
+            }
+        }
+        Ok(())
     }
 
     fn own(&self, caller: &Caller, node: &Node, name: &[u8]) -> Result<()> {
@@ -130,11 +211,17 @@ impl Passthrough {
         }
         let (uid, gid) = (Uid::from_raw(caller.uid), Gid::from_raw(caller.gid));
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(&node.place, text(name)?, Some(uid), Some(gid), flags).map_err(fail)
+        rustix::fs::chownat(node.directory()?, text(name)?, Some(uid), Some(gid), flags)
+            .map_err(fail)
     }
 
-    fn path_of(node: &Node) -> String {
-        format!("/proc/self/fd/{}", node.place.as_raw_fd())
+    /// A path for what takes no directory.
+    fn path_of(node: &Node) -> Result<Vec<u8>> {
+        node.at(|at, name| {
+            let mut path = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
+            path.extend_from_slice(name.to_bytes());
+            Ok(path)
+        })
     }
 }
 
@@ -159,21 +246,30 @@ impl Operations for Passthrough {
     }
     fn attributes(&self, ino: InodeNumber) -> Result<Attributes> {
         let node = self.node(ino)?;
-        Ok(self.attributes_of(&rustix::fs::fstat(&node.place).map_err(fail)?))
+        let content = node.content.lock().clone();
+        let stat = match content {
+            Some(content) => rustix::fs::fstat(content).map_err(fail)?,
+            None => node.at(|at, name| {
+                rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)
+            })?,
+        };
+        Ok(self.attributes_of(&stat))
     }
     fn set_attributes(&self, ino: InodeNumber, changes: &SetAttributes) -> Result<Attributes> {
         let node = self.node(ino)?;
-        let path = Self::path_of(&node);
         if let Some(mode) = changes.mode {
             let mode = Mode::from_raw_mode(mode);
-            rustix::fs::chmodat(rustix::fs::CWD, &path, mode, AtFlags::empty()).map_err(fail)?;
+            node.at(|at, name| {
+                rustix::fs::chmodat(at, name, mode, AtFlags::empty()).map_err(fail)
+            })?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-            rustix::fs::chownat(&node.place, "", uid, gid, AtFlags::EMPTY_PATH).map_err(fail)?;
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            node.at(|at, name| rustix::fs::chownat(at, name, uid, gid, flags).map_err(fail))?;
         }
         if let Some(size) = changes.size {
-            rustix::fs::ftruncate(self.content(&node)?, size).map_err(fail)?;
+            rustix::fs::ftruncate(&*self.content(&node)?, size).map_err(fail)?;
         }
         if (changes.accessed, changes.modified) != (SetTime::Keep, SetTime::Keep) {
             let time = |time| match time {
@@ -185,14 +281,21 @@ impl Operations for Passthrough {
                 last_access: time(changes.accessed),
                 last_modification: time(changes.modified),
             };
-            rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::empty())
-                .map_err(fail)?;
+            let content = node.content.lock().clone();
+            match content {
+                Some(content) => rustix::fs::futimens(content, &times).map_err(fail)?,
+                None => node.at(|at, name| {
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    rustix::fs::utimensat(at, name, &times, flags).map_err(fail)
+                })?,
+            }
         }
         self.attributes(ino)
     }
     fn read_link(&self, ino: InodeNumber) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
-        let target = rustix::fs::readlinkat(&node.place, "", Vec::new()).map_err(fail)?;
+        let target =
+            node.at(|at, name| rustix::fs::readlinkat(at, name, Vec::new()).map_err(fail))?;
         Ok(target.into_bytes())
     }
     fn create(
@@ -205,7 +308,8 @@ impl Operations for Passthrough {
         let node = self.node(parent)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & !caller.umask);
-        let content = rustix::fs::openat(&node.place, text(name)?, flags, mode).map_err(fail)?;
+        let content =
+            rustix::fs::openat(node.directory()?, text(name)?, flags, mode).map_err(fail)?;
         self.own(caller, &node, name)?;
         self.entry(&node, name, Some(content))
     }
@@ -220,7 +324,8 @@ impl Operations for Passthrough {
         let node = self.node(parent)?;
         let kind = rustix::fs::FileType::from_raw_mode(mode);
         let bits = Mode::from_raw_mode(mode & 0o7777 & !caller.umask);
-        rustix::fs::mknodat(&node.place, text(name)?, kind, bits, rdev.into()).map_err(fail)?;
+        rustix::fs::mknodat(node.directory()?, text(name)?, kind, bits, rdev.into())
+            .map_err(fail)?;
         self.own(caller, &node, name)?;
         self.entry(&node, name, None)
     }
@@ -233,7 +338,7 @@ impl Operations for Passthrough {
     ) -> Result<Entry> {
         let node = self.node(parent)?;
         let mode = Mode::from_raw_mode(mode & !caller.umask);
-        rustix::fs::mkdirat(&node.place, text(name)?, mode).map_err(fail)?;
+        rustix::fs::mkdirat(node.directory()?, text(name)?, mode).map_err(fail)?;
         self.own(caller, &node, name)?;
         self.entry(&node, name, None)
     }
@@ -245,24 +350,27 @@ impl Operations for Passthrough {
         target: &[u8],
     ) -> Result<Entry> {
         let node = self.node(parent)?;
-        rustix::fs::symlinkat(text(target)?, &node.place, text(name)?).map_err(fail)?;
+        rustix::fs::symlinkat(text(target)?, node.directory()?, text(name)?).map_err(fail)?;
         self.own(caller, &node, name)?;
         self.entry(&node, name, None)
     }
     fn hard_link(&self, ino: InodeNumber, parent: InodeNumber, name: &[u8]) -> Result<Entry> {
         let (node, parent) = (self.node(ino)?, self.node(parent)?);
-        let (path, flags) = (Self::path_of(&node), AtFlags::SYMLINK_FOLLOW);
-        rustix::fs::linkat(rustix::fs::CWD, &path, &parent.place, text(name)?, flags)
-            .map_err(fail)?;
+        node.at(|at, old| {
+            rustix::fs::linkat(at, old, parent.directory()?, text(name)?, AtFlags::empty())
+                .map_err(fail)
+        })?;
         self.entry(&parent, name, None)
     }
     fn unlink(&self, parent: InodeNumber, name: &[u8]) -> Result<()> {
         let node = self.node(parent)?;
-        rustix::fs::unlinkat(&node.place, text(name)?, AtFlags::empty()).map_err(fail)
+        let name = text(name)?;
+        self.pin(&node, &name)?;
+        rustix::fs::unlinkat(node.directory()?, &name, AtFlags::empty()).map_err(fail)
     }
     fn remove_directory(&self, parent: InodeNumber, name: &[u8]) -> Result<()> {
         let node = self.node(parent)?;
-        rustix::fs::unlinkat(&node.place, text(name)?, AtFlags::REMOVEDIR).map_err(fail)
+        rustix::fs::unlinkat(node.directory()?, text(name)?, AtFlags::REMOVEDIR).map_err(fail)
     }
     fn rename(
         &self,
@@ -278,11 +386,28 @@ impl Operations for Passthrough {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        rustix::fs::renameat_with(&from.place, text(name)?, &to.place, text(new_name)?, flags)
-            .map_err(fail)
+        let (name, new_name) = (text(name)?, text(new_name)?);
+        if mode == RenameMode::Replace {
+            self.pin(&to, &new_name)?;
+        }
+        let (old, new) = (from.directory()?, to.directory()?);
+        rustix::fs::renameat_with(old, &name, new, &new_name, flags).map_err(fail)?;
+        let mut moved = vec![(to, new_name)];
+        if mode == RenameMode::Exchange {
+            moved.push((from, name));
+        }
+        for (parent, name) in moved {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let stat = rustix::fs::statat(parent.directory()?, &name, flags).map_err(fail)?;
+            let known = self.nodes.read().get(&self.number(stat.st_ino)).cloned();
+            if let Some(node) = known {
+                *node.location.lock() = Some((parent, name));
+            }
+        }
+        Ok(())
     }
     fn open_file(&self, ino: InodeNumber, _access: Access) -> Result<()> {
-        self.content(&*self.node(ino)?).map(drop)
+        self.content(&self.node(ino)?).map(drop)
     }
     fn release(&self, _ino: InodeNumber) {}
     fn read(&self, ino: InodeNumber, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -291,7 +416,7 @@ impl Operations for Passthrough {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset + u64::try_from(filled).unwrap_or(0);
-            match rustix::io::pread(content, &mut buffer[filled..], at).map_err(fail)? {
+            match rustix::io::pread(&*content, &mut buffer[filled..], at).map_err(fail)? {
                 0 => break,
                 count => filled += count,
             }
@@ -302,7 +427,7 @@ impl Operations for Passthrough {
         let node = self.node(ino)?;
         let content = self.content(&node)?;
         while !data.is_empty() {
-            let count = rustix::io::pwrite(content, data, offset).map_err(fail)?;
+            let count = rustix::io::pwrite(&*content, data, offset).map_err(fail)?;
             data = &data[count..];
             offset += u64::try_from(count).unwrap_or(0);
         }
@@ -311,13 +436,14 @@ impl Operations for Passthrough {
     fn sync(&self, ino: InodeNumber, data_only: bool) -> Result<()> {
         let node = self.node(ino)?;
         let content = self.content(&node)?;
-        if data_only { rustix::fs::fdatasync(content) } else { rustix::fs::fsync(content) }
+        if data_only { rustix::fs::fdatasync(&*content) } else { rustix::fs::fsync(&*content) }
             .map_err(fail)
     }
     fn sync_directory(&self, ino: InodeNumber) -> Result<()> {
         let node = self.node(ino)?;
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&node.place, ".", flags, Mode::empty()).map_err(fail)?;
+        let directory =
+            rustix::fs::openat(node.directory()?, ".", flags, Mode::empty()).map_err(fail)?;
         rustix::fs::fsync(directory).map_err(fail)
     }
     fn fallocate(
@@ -335,14 +461,14 @@ impl Operations for Passthrough {
             FallocateMode::ZeroRange => FallocateFlags::ZERO_RANGE,
             FallocateMode::ZeroRangeKeepSize => FallocateFlags::ZERO_RANGE | keep,
         };
-        rustix::fs::fallocate(self.content(&*self.node(ino)?)?, flags, offset, len).map_err(fail)
+        rustix::fs::fallocate(&*self.content(&self.node(ino)?)?, flags, offset, len).map_err(fail)
     }
     fn seek(&self, ino: InodeNumber, offset: u64, whence: SeekWhence) -> Result<u64> {
         let from = match whence {
             SeekWhence::Data => SeekFrom::Data(offset),
             SeekWhence::Hole => SeekFrom::Hole(offset),
         };
-        rustix::fs::seek(self.content(&*self.node(ino)?)?, from).map_err(fail)
+        rustix::fs::seek(&*self.content(&self.node(ino)?)?, from).map_err(fail)
     }
     fn read_directory(
         &self,
@@ -353,7 +479,8 @@ impl Operations for Passthrough {
     ) -> Result<()> {
         let node = self.node(ino)?;
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&node.place, ".", flags, Mode::empty()).map_err(fail)?;
+        let directory =
+            rustix::fs::openat(node.directory()?, ".", flags, Mode::empty()).map_err(fail)?;
         rustix::fs::seek(&directory, SeekFrom::Start(cookie)).map_err(fail)?;
         let mut space = Vec::with_capacity(64 * 1024);
         let mut listing = rustix::fs::RawDir::new(&directory, space.spare_capacity_mut());
@@ -390,7 +517,7 @@ impl Operations for Passthrough {
     fn get_xattr(&self, ino: InodeNumber, name: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
         let mut value = vec![0; 64 * 1024];
-        let len = rustix::fs::getxattr(Self::path_of(&node), text(name)?, &mut value[..])
+        let len = rustix::fs::lgetxattr(Self::path_of(&node)?, text(name)?, &mut value[..])
             .map_err(fail)?;
         value.truncate(len);
         Ok(value)
@@ -398,7 +525,7 @@ impl Operations for Passthrough {
     fn list_xattr(&self, ino: InodeNumber) -> Result<Vec<Vec<u8>>> {
         let node = self.node(ino)?;
         let mut list = vec![0u8; 64 * 1024];
-        let len = rustix::fs::listxattr(Self::path_of(&node), &mut list[..]).map_err(fail)?;
+        let len = rustix::fs::llistxattr(Self::path_of(&node)?, &mut list[..]).map_err(fail)?;
         let names = list[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
         Ok(names.map(<[u8]>::to_vec).collect())
     }
@@ -414,11 +541,11 @@ impl Operations for Passthrough {
             XattrMode::Create => XattrFlags::CREATE,
             XattrMode::Replace => XattrFlags::REPLACE,
         };
-        rustix::fs::setxattr(Self::path_of(&*self.node(ino)?), text(name)?, value, flags)
+        rustix::fs::lsetxattr(Self::path_of(&*self.node(ino)?)?, text(name)?, value, flags)
             .map_err(fail)
     }
     fn remove_xattr(&self, ino: InodeNumber, name: &[u8]) -> Result<()> {
-        rustix::fs::removexattr(Self::path_of(&*self.node(ino)?), text(name)?).map_err(fail)
+        rustix::fs::lremovexattr(Self::path_of(&*self.node(ino)?)?, text(name)?).map_err(fail)
     }
     fn cached_inodes(&self) -> usize {
         self.nodes.read().len()
@@ -431,7 +558,7 @@ impl Operations for Passthrough {
     }
     fn filesystem_stat(&self) -> Result<FilesystemStat> {
         let node = self.node(InodeNumber::ROOT)?;
-        let stat = rustix::fs::fstatvfs(&node.place).map_err(fail)?;
+        let stat = rustix::fs::fstatvfs(node.directory()?).map_err(fail)?;
         Ok(FilesystemStat {
             block_size: stat.f_frsize,
             blocks: stat.f_blocks,
@@ -445,7 +572,8 @@ impl Operations for Passthrough {
     fn sync_all(&self) -> Result<()> {
         let node = self.node(InodeNumber::ROOT)?;
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(&node.place, ".", flags, Mode::empty()).map_err(fail)?;
+        let root =
+            rustix::fs::openat(node.directory()?, ".", flags, Mode::empty()).map_err(fail)?;
         rustix::fs::syncfs(root).map_err(fail)
     }
     fn close(self) -> Result<()> {

@@ -192,7 +192,7 @@ class Lab:
     nothing, which makes long runs short.
     """
 
-    def __init__(self, gibibytes=4, mkfs=("mkfs.ext4", "-q"), loop=True):
+    def __init__(self, gibibytes=4, mkfs=("mkfs.ext4", "-q"), loop=True, filled=False):
         directory = os.environ.get("STRONGROOM_LAB_DIRECTORY")
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="strongroom-lab-", dir=directory))
         self.base.chmod(0o755)
@@ -202,6 +202,7 @@ class Lab:
         self.size = int(gibibytes * (1 << 30))
         self.mkfs = mkfs
         self.loop = loop
+        self.filled = filled
 
     def __enter__(self):
         try:
@@ -210,6 +211,10 @@ class Lab:
                 with open(self.image, "wb") as image:
                     image.truncate(self.size)
                 run([*self.mkfs, self.image])
+                if self.filled:
+                    # The first write to a page of it takes no longer than the next.
+                    with open(self.image, "r+b") as image:
+                        os.posix_fallocate(image.fileno(), 0, self.size)
                 run(["mount", "-o", "loop", self.image, self.disk])
             self.plain = self.disk / "plain"
             self.plain.mkdir()
