@@ -162,12 +162,13 @@ impl FileData {
     pub fn cut(&self, fault: Fault, tears: bool, random: &mut StdRng) -> (Content, bool) {
         let mut disk = self.disk.clone();
         let kept = match fault {
-            Fault::Dropped => {
+            // Sizes, too, or those by chance.
+            Fault::Dropped if random.random() => {
                 disk.trim();
                 return (disk, false);
             }
             Fault::LastTorn => self.freed.len(),
-            Fault::Pages | Fault::Sectors => random.random_range(0..=self.freed.len()),
+            _ => random.random_range(0..=self.freed.len()),
         };
         for (freeing, before) in &self.freed[..kept] {
             if let Freeing::Truncation { .. } = freeing {
@@ -185,6 +186,7 @@ impl FileData {
         let mut new_blocks = kept > 0;
         for &page in &self.dirty {
             let sectors = match fault {
+                Fault::Dropped => 0,
                 Fault::Pages if random.random() => 0,
                 Fault::Sectors => random.random(),
                 _ => WHOLE,

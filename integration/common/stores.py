@@ -7,6 +7,7 @@ something is damaged, and gives the number of records found; all that was told m
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import sqlite3
@@ -217,12 +218,12 @@ class Lmdb:
     name = "lmdb"
     KEPT = 200
 
-    def environment(self, directory):
+    def environment(self, directory, create=False):
         import lmdb
-        return lmdb.open(str(directory / "store"), map_size=256 << 20)
+        return lmdb.open(str(directory / "store"), map_size=256 << 20, create=create)
 
     def set_up(self, directory):
-        self.environment(directory).close()
+        self.environment(directory, create=True).close()
 
     def write(self, directory, first, tell):
         store, number = self.environment(directory), first
@@ -251,20 +252,16 @@ class RocksDb:
 
     name = "rocksdb"
 
-    def options(self):
+    def open(self, directory, create=False):
         import rocksdict
-        chosen = rocksdict.Options(raw_mode=True)
-        chosen.create_if_missing(True)
-        chosen.set_paranoid_checks(True)
-        chosen.set_write_buffer_size(256 << 10)
-        return chosen
-
-    def open(self, directory):
-        import rocksdict
-        return rocksdict.Rdict(str(directory / "store"), self.options())
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(create)
+        options.set_paranoid_checks(True)
+        options.set_write_buffer_size(256 << 10)
+        return rocksdict.Rdict(str(directory / "store"), options)
 
     def set_up(self, directory):
-        self.open(directory).close()
+        self.open(directory, create=True).close()
 
     def write(self, directory, first, tell):
         import rocksdict
@@ -315,6 +312,31 @@ def start(store, directory, first, is_over, finds=False):
             os._exit(code)
     os.close(writing)
     return pid, reading
+
+
+def apart(call, *arguments):
+    """Calls a store's method in a process of its own: a damaged page of mapped memory kills who
+    reads it, and some stores have threads, which a fork would lose. Raises what went wrong."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        try:
+            said = {"answer": call(*arguments)}
+        except BaseException as error:  # noqa: BLE001
+            said = {"error": repr(error)[:500]}
+        os.write(writing, json.dumps(said).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != 0:
+        raise LookupError(f"ended with {code}")
+    said = json.loads(said)
+    if "error" in said:
+        raise LookupError(said["error"])
+    return said["answer"]
 
 
 def told(reading):
