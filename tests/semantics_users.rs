@@ -194,6 +194,30 @@ fn file_capabilities_go_when_content_changes() {
     place.umount();
 }
 
+/// As `tar` and `cp` do it: content is written, capabilities are given, and only then the kernel
+/// passes the content on.
+#[test]
+fn file_capabilities_stay_though_content_is_still_on_its_way() {
+    let name = "file_capabilities_stay_though_content_is_still_on_its_way";
+    let Some(place) = shared_place(name) else { return };
+    let capability = [0x0200_0001u32, 1 << 10, 0, 0, 0].map(u32::to_le_bytes).concat();
+    for (name, size) in [("small", 100), ("large", 3_000_000)] {
+        let path = place.mount_point.join(name);
+        let mut file = new_file(&path);
+        std::io::Write::write_all(&mut file, &vec![7; size]).unwrap();
+        set_xattr(&path, "security.capability", &capability);
+        file.sync_all().unwrap();
+        assert_eq!(xattr(&path, "security.capability").as_ref(), Some(&capability), "{name}");
+    }
+    place.umount();
+    place.mount_with(&["--allow-other"]);
+    for name in ["small", "large"] {
+        let path = place.mount_point.join(name);
+        assert_eq!(xattr(&path, "security.capability").as_ref(), Some(&capability), "{name}");
+    }
+    place.umount();
+}
+
 #[test]
 fn acls_let_in_whom_they_name() {
     let Some(place) = shared_place("acls_let_in_whom_they_name") else { return };

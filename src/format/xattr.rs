@@ -5,7 +5,10 @@
 //! (2 bytes, little-endian) and the name. A value for which the filesystem below has no room in
 //! the inode lies in a file of the overflow directory, and `01 overflow-ID` stands in its place.
 //!
-//! `system.*` (POSIX ACLs) and `security.*` pass through as they are: the kernel acts on them.
+//! `system.*` (POSIX ACLs) and `security.*` pass through as they are: the kernel acts on them. But
+//! not file capabilities: the filesystem below would take them away whenever this program writes the
+//! file, long after whoever wrote it through the mount, and then gave it its capabilities. They are
+//! stored as a `user.` attribute whose name nobody else can have: it begins with a zero byte.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use sha2::{Digest, Sha256};
@@ -20,6 +23,8 @@ use crate::crypto::{
 pub const XATTR_NAME_MAX: usize = 255;
 
 const NAMESPACES: [&[u8]; 2] = [b"user.", b"trusted."];
+/// File capabilities, and the name under which they are encrypted.
+const CAPABILITIES: (&[u8], &[u8]) = (b"security.capability", b"user.\0security.capability");
 const SHORT: &[u8] = b"sr.";
 const LONG: &[u8] = b"srl.";
 const PADDING: usize = 16;
@@ -68,6 +73,7 @@ impl XattrCipher {
 
     /// The name under which a plain attribute is stored.
     pub fn stored_name(&self, name: &[u8]) -> StoredName {
+        let name = if name == CAPABILITIES.0 { CAPABILITIES.1 } else { name };
         let Some((namespace, rest)) = split_namespace(name) else { return StoredName::PassThrough };
         let mut padded = rest.to_vec();
         padded.resize(rest.len().next_multiple_of(PADDING).max(PADDING), 0);
@@ -107,7 +113,8 @@ impl XattrCipher {
         self.0.open(&[0; NONCE_LEN], &data, body, tag, &mut padded).ok()?;
         let len = padded.iter().rposition(|byte| *byte != 0)? + 1;
         padded.truncate(len);
-        Some([namespace, &padded].concat())
+        let name = [namespace, &padded].concat();
+        Some(if name == CAPABILITIES.1 { CAPABILITIES.0.to_vec() } else { name })
     }
 
     /// Seals a value, ready to be stored inline (after [`inline_value`]) or in an overflow file.
@@ -229,8 +236,18 @@ mod tests {
     #[test]
     fn what_the_kernel_acts_on_passes_through() {
         assert_eq!(cipher().stored_name(b"system.posix_acl_access"), StoredName::PassThrough);
-        assert_eq!(cipher().stored_name(b"security.capability"), StoredName::PassThrough);
+        assert_eq!(cipher().stored_name(b"security.selinux"), StoredName::PassThrough);
         assert_eq!(cipher().classify(b"user.other"), Classified::Foreign);
+    }
+
+    #[test]
+    fn file_capabilities_are_stored_where_nobody_else_takes_them_away() {
+        let name = b"security.capability";
+        let StoredName::Encrypted(stored) = cipher().stored_name(name) else { panic!() };
+        assert!(stored.starts_with(b"user.sr."));
+        assert_eq!(cipher().classify(&stored), Classified::Plain(name.to_vec()));
+        let other = cipher().stored_name(b"user.security.capability");
+        assert_ne!(other, StoredName::Encrypted(stored));
     }
 
     #[test]

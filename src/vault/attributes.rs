@@ -165,7 +165,7 @@ impl Core {
         }
         let handle = self.handle(inode)?;
         if changes.kill_privileges {
-            kill_privileges(&handle, changes.outside_group)?;
+            self.kill_privileges(inode, &handle, changes.outside_group)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             handle.set_owner(changes.uid, changes.gid)?;
@@ -192,31 +192,33 @@ impl Core {
         }
         self.plain_attributes(inode, &stat)
     }
-}
 
-/// Clears set-user-ID, set-group-ID and file capabilities, as a write by somebody without
-/// privilege does (`inode(7)`).
-fn kill_privileges(handle: &Handle, outside_group: bool) -> Result<()> {
-    let stat = handle.stat()?;
-    if stat.kind != FileKind::Regular {
-        return Ok(());
-    }
-    let mut mode = stat.mode & !SET_USER_ID;
-    if mode & GROUP_EXECUTE != 0 || outside_group {
-        mode &= !SET_GROUP_ID;
-    }
-    if mode != stat.mode {
-        handle.set_mode(mode)?;
-    }
-    match handle.remove_xattr(b"security.capability") {
-        Err(error)
-            if !matches!(
-                error.raw_os_error(),
-                Some(libc::ENODATA | libc::EOPNOTSUPP | libc::EPERM)
-            ) =>
-        {
-            Err(Error::Backing(error))
+    /// Clears set-user-ID, set-group-ID and file capabilities, as a write by somebody without
+    /// privilege does (`inode(7)`).
+    fn kill_privileges(
+        &self,
+        inode: &Arc<Inode>,
+        handle: &Handle,
+        outside_group: bool,
+    ) -> Result<()> {
+        let stat = handle.stat()?;
+        if stat.kind != FileKind::Regular {
+            return Ok(());
         }
-        _ => Ok(()),
+        let mut mode = stat.mode & !SET_USER_ID;
+        if mode & GROUP_EXECUTE != 0 || outside_group {
+            mode &= !SET_GROUP_ID;
+        }
+        if mode != stat.mode {
+            handle.set_mode(mode)?;
+        }
+        match self.remove_xattr(inode, b"security.capability") {
+            Err(error)
+                if !matches!(error.errno(), libc::ENODATA | libc::EOPNOTSUPP | libc::EPERM) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -27,7 +27,12 @@ impl Core {
         match self.codecs.xattrs.stored_name(name) {
             StoredName::PassThrough => Ok(handle.get_xattr(name)?),
             StoredName::Encrypted(stored) => {
-                let value = handle.get_xattr(&stored)?;
+                let value = match handle.get_xattr(&stored) {
+                    Err(error) if is_capabilities(name) && is_missing(&error) => {
+                        return Ok(handle.get_xattr(name)?);
+                    }
+                    value => value?,
+                };
                 Ok(self.open_xattr(&stored, &value)?.1)
             }
         }
@@ -58,6 +63,8 @@ impl Core {
                 Classified::Foreign => {}
             }
         }
+        names.sort_unstable();
+        names.dedup();
         Ok(names)
     }
 
@@ -95,6 +102,10 @@ impl Core {
                     outcome => outcome?,
                 }
                 self.replaced_overflow(inode, before);
+                if is_capabilities(name) {
+                    // Those of an older version's.
+                    let _ = handle.remove_xattr(name);
+                }
                 Ok(())
             }
         }
@@ -118,7 +129,12 @@ impl Core {
             }
             StoredName::Encrypted(stored) => {
                 let before = self.overflow_of(&handle, &stored);
-                handle.remove_xattr(&stored)?;
+                match handle.remove_xattr(&stored) {
+                    Err(error) if is_capabilities(name) && is_missing(&error) => {
+                        handle.remove_xattr(name)?;
+                    }
+                    outcome => outcome?,
+                }
                 self.replaced_overflow(inode, before);
             }
         }
@@ -231,6 +247,15 @@ fn check_name(name: &[u8]) -> Result<()> {
         return Err(Error::Invalid);
     }
     Ok(())
+}
+
+/// File capabilities were once stored as they are; there they are still found.
+fn is_capabilities(name: &[u8]) -> bool {
+    name == b"security.capability"
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP))
 }
 
 fn no_room(error: &io::Error) -> bool {
