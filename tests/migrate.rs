@@ -78,7 +78,7 @@ fn a_store_goes_in_and_comes_back() {
     expect_back(&store, &before);
 
     // Another vault, and the wipe.
-    fs::remove_dir_all(store.vault()).unwrap();
+    store.remove_vault();
     let ran = run(encrypt(&store).arg("--json")).expect(0);
     assert_eq!(ran.result()["migration"]["phase"], "finished");
     assert_eq!(ran.result()["wipe"]["left"]["files"], 0);
@@ -313,7 +313,7 @@ fn killed_at_any_moment() {
 
     const ROUNDS: u32 = 8;
     for round in 0..ROUNDS {
-        let _ = fs::remove_dir_all(store.vault());
+        store.remove_vault();
         let mut child =
             encrypt(&store).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(whole * (round + 1) / (ROUNDS + 1));

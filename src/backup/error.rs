@@ -104,16 +104,6 @@ pub enum Error {
     /// A backup's file does not have the checksum that its sidecar names.
     #[error("{} is damaged: its SHA-256 is not the one that was written", .0.display())]
     Checksum(PathBuf),
-    /// There is not enough space for what is to be restored.
-    #[error("{} bytes are needed at {}, and {} are free", .needed, .path.display(), .free)]
-    NoSpace {
-        /// Where.
-        path: PathBuf,
-        /// How many bytes are needed.
-        needed: u64,
-        /// How many are free.
-        free: u64,
-    },
     /// Putting what was restored in place failed, and so did undoing it.
     #[error("{problem}; the previous content lies in {}", .aside.display())]
     HalfWay {

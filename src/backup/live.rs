@@ -208,8 +208,10 @@ impl Drop for LiveTree {
         if let Some(scratch) = self.scratch.take() {
             let inside = scratch.path().parent() == Some(&self.source);
             let _ = scratch.close();
-            if inside {
-                let _ = self.tree.set_metadata(&TreePath::root(), &self.root);
+            // Nothing else is set back: it may have been changed meanwhile.
+            if inside && let Ok(now) = self.tree.entry(&TreePath::root()) {
+                let metadata = Metadata { modified: self.root.modified, ..now.metadata };
+                let _ = self.tree.set_metadata(&TreePath::root(), &metadata);
             }
         }
     }

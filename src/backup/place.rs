@@ -195,11 +195,12 @@ impl Place {
         }
     }
 
-    /// Gives up the way back, and removes what was replaced.
+    /// Gives up the way back, and removes what was replaced. Where it cannot all be removed, the rest
+    /// of it is left in the directory that is returned.
     ///
     /// # Errors
-    /// When it cannot be removed.
-    pub fn finish(mut self) -> Result<()> {
+    /// When the way back cannot be given up: the next restore takes it then.
+    pub fn finish(mut self) -> Result<Option<PathBuf>> {
         let journal = below(&self.staging, JOURNAL)?;
         if self.base.existing(&journal)?.is_some() {
             self.base.remove(&journal)?;
@@ -207,7 +208,8 @@ impl Place {
             self.base.sync()?;
         }
         self.kept = true;
-        Ok(self.base.remove(&self.staging)?)
+        let removed = self.base.remove(&self.staging);
+        Ok(removed.is_err().then(|| self.shown.join(self.staging.as_path())))
     }
 
     fn take(&self, step: &Step) -> Result<()> {
@@ -300,10 +302,12 @@ fn recover(base: &LocalTree, shown: &Path) -> Result<bool> {
             let journal: Journal = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::io("understand", &journal)(std::io::Error::other(error)))?;
             undo(base, &journal)?;
+            base.remove(&below(&staging, JOURNAL)?)?;
             base.sync()?;
             recovered = true;
         }
-        base.remove(&staging)?;
+        // What cannot be removed is in nobody's way.
+        let _ = base.remove(&staging);
     }
     Ok(recovered)
 }

@@ -61,6 +61,8 @@ pub struct RestoreOutcome {
     pub stores: Vec<StoreCheck>,
     /// Whether an earlier restore had been interrupted, and was undone first.
     pub recovered: bool,
+    /// Where something of what was replaced is left, because it cannot be removed.
+    pub leftovers: Vec<PathBuf>,
 }
 
 /// Restores. `before` is called when all is restored and checked, before anything of the targets
@@ -87,7 +89,6 @@ pub fn restore(
         outcome.recovered |= recovered;
         places.push(place);
     }
-    check_space(request, &places)?;
     let trees: Vec<LocalTree> = places
         .iter()
         .map(|place| LocalTree::open(place.new_root()))
@@ -134,7 +135,7 @@ pub fn restore(
         }
     }
     for place in places {
-        place.finish()?;
+        outcome.leftovers.extend(place.finish()?);
     }
     Ok(outcome)
 }
@@ -145,20 +146,6 @@ fn is_empty(directory: &Path) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(Error::io("list", directory)(error)),
     }
-}
-
-fn check_space(request: &RestoreRequest<'_>, places: &[Place]) -> Result<()> {
-    let Some(place) = places.first() else { return Ok(()) };
-    let sections: Vec<_> = request.targets.iter().map(|target| &target.section).collect();
-    let select = |section: &SectionName, path: &crate::tree::TreePath, kind| {
-        sections.contains(&section) && (request.select)(section, path, kind)
-    };
-    let needed = request.chain.measure(&select, request.control)?.bytes;
-    let path = place.new_root();
-    let free = rustix::fs::statvfs(&path)
-        .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-        .map_err(Error::errno("inspect", &path))?;
-    if needed > free { Err(Error::NoSpace { path, needed, free }) } else { Ok(()) }
 }
 
 /// Runs the stores' own checks on a tree at rest.

@@ -217,6 +217,11 @@ impl Work<'_, '_> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(directory, name.as_slice(), flags, Mode::empty())
                 .map_err(|error| self.error("open", &path, error))?;
+            let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+            if !mode.contains(Mode::RWXU) && !rustix::process::geteuid().is_root() {
+                // Its owner may not remove what is in it. Where this fails, that is told of each.
+                let _ = rustix::fs::fchmod(&opened, mode | Mode::RWXU);
+            }
             let opened = Rc::new(opened);
             let names = self.list(&opened, &path)?;
             return Ok(Some(Level { directory: opened, path, names, known }));

@@ -72,8 +72,14 @@ pub(super) fn check(database: &Path, options: &CheckOptions) -> Result<CheckRepo
     let Opening::Open(connection) = sqlite::open(database, options)? else { return Ok(report) };
     let mut findings = Findings::default();
     let directory = database.parent().unwrap_or(Path::new(""));
-    let failed = |source| Error::Sqlite { path: database.to_path_buf(), source };
-    for segment in written_segments(&connection).map_err(failed)? {
+    let (Ok(written), Ok(known)) = (written_segments(&connection), segments(&connection)) else {
+        // SQLite has found it sound; a schema that is not known here is no damage.
+        findings.remark("its tables are those of another version: its indexes were not checked");
+        report.findings.splice(0..0, findings.report(report.outcome, "").findings);
+        report.findings.truncate(CheckReport::MAX_FINDINGS);
+        return Ok(report);
+    };
+    for segment in written {
         let index = directory.join(&segment);
         if !is_uuid(&segment) {
             findings.damage(format!("the segment {segment:?} has no proper name"));
@@ -83,7 +89,7 @@ pub(super) fn check(database: &Path, options: &CheckOptions) -> Result<CheckRepo
             check_index(&index, &segment, &mut findings)?;
         }
     }
-    let known: BTreeSet<String> = segments(&connection).map_err(failed)?.into_iter().collect();
+    let known: BTreeSet<String> = known.into_iter().collect();
     for index in indexes(directory)? {
         let name = index.file_name().unwrap_or_default().to_string_lossy();
         if !known.contains(name.as_ref()) {
@@ -139,7 +145,9 @@ fn written_segments(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     match strings(connection, query) {
         Ok(segments) => Ok(segments),
         // An early version, without positions.
-        Err(rusqlite::Error::SqliteFailure(..)) => Ok(Vec::new()),
+        Err(rusqlite::Error::SqliteFailure(..) | rusqlite::Error::SqlInputError { .. }) => {
+            Ok(Vec::new())
+        }
         Err(error) => Err(error),
     }
 }
@@ -156,8 +164,8 @@ pub(super) fn summary(database: &Path, options: &CheckOptions) -> Result<Option<
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         rows.collect()
     };
-    let counts =
-        counts().map_err(|source| Error::Sqlite { path: database.to_path_buf(), source })?;
+    // Of another version only SQLite's facts are known.
+    let Ok(counts) = counts() else { return Ok(Some(summary)) };
     for (id, name, count) in counts {
         // Other tenants may have collections of the same name.
         let mut fact = format!("records of collection {name:?}");

@@ -555,6 +555,25 @@ fn chroma_is_its_database_and_its_indexes() {
     assert!(report.findings[0].contains("is missing"), "{report:?}");
 }
 
+/// A schema of another version is no damage, and keeps nothing from being copied.
+#[test]
+fn chroma_of_another_version() {
+    let root = tempfile::tempdir().unwrap();
+    let connection = Connection::open(root.path().join("chroma.sqlite3")).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE collections (uuid); CREATE TABLE segments (uuid);
+             CREATE TABLE embeddings (uuid); CREATE TABLE embeddings_queue (uuid);",
+        )
+        .unwrap();
+    drop(connection);
+    let (component, report, summary) = examine(root.path()).remove(0);
+    assert_eq!(component.kind, StoreKind::Chroma);
+    assert_eq!(report.outcome, Outcome::Sound, "{report:?}");
+    assert!(report.findings[0].contains("another version"), "{report:?}");
+    assert!(summary.is_some());
+}
+
 #[test]
 fn other_files_are_no_stores() {
     use std::os::unix::fs::symlink;

@@ -36,6 +36,13 @@ impl Store {
         self.root.join("vault")
     }
 
+    /// As a person removes a vault in which directories may not be written.
+    pub fn remove_vault(&self) {
+        let mut chmod = std::process::Command::new("chmod");
+        let _ = chmod.args(["-R", "u+w"]).arg(self.vault()).output();
+        let _ = fs::remove_dir_all(self.vault());
+    }
+
     pub fn mount_point(&self) -> PathBuf {
         self.root.join("mount")
     }
@@ -92,6 +99,9 @@ impl Store {
         rustix::fs::setxattr(data.join("sub/file"), "user.note", SECRET.as_bytes(), flags).unwrap();
         fs::set_permissions(data.join("sub/file"), fs::Permissions::from_mode(0o604)).unwrap();
         fs::set_permissions(data.join("sub"), fs::Permissions::from_mode(0o1750)).unwrap();
+        fs::create_dir(data.join("read only")).unwrap();
+        fs::write(data.join("read only/file"), SECRET).unwrap();
+        fs::set_permissions(data.join("read only"), fs::Permissions::from_mode(0o555)).unwrap();
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(data.join("sub/empty"), Some(1234), Some(4321)).unwrap();
         }

@@ -75,7 +75,6 @@ impl From<Error> for Failure {
             Error::Incomplete { .. } | Error::Checksum(_) => ExitCode::ArchiveDamaged,
             Error::StoreDamaged { .. } => ExitCode::VerificationFailed,
             Error::InUse { .. } => ExitCode::SourceInUse,
-            Error::NoSpace { .. } => ExitCode::NoSpace,
             Error::Cancelled => ExitCode::Interrupted,
         };
         let failure = Self::new(code, error.to_string());

@@ -1,15 +1,15 @@
 //! Removing entries of a local directory.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::super::error::{Error, Operation, Result};
 use super::super::path::TreePath;
 use super::LocalTree;
 use super::descent::{Descent, Step};
-use super::inspect;
+use super::{inspect, xattr};
 
 impl LocalTree {
     /// Removes an entry, a directory with all that it holds; of the root, what it holds. What is
@@ -30,6 +30,7 @@ impl LocalTree {
         if !path.is_root() && self.is_mount_point(&stat) {
             return Err(error(Errno::BUSY));
         }
+        open_up(parent.as_fd(), name, &stat);
         descent.enter(path, inspect::identity(&stat))?;
         while let Some(step) = descent.step() {
             self.remove_step(&mut descent, step?, path)?;
@@ -50,6 +51,7 @@ impl LocalTree {
                         if self.is_mount_point(&stat) {
                             return Err(at(&path, Errno::BUSY));
                         }
+                        open_up(directory, name, &stat);
                         descent.enter(&path, inspect::identity(&stat))
                     }
                     Err(errno) => Err(at(&path, errno)),
@@ -67,5 +69,19 @@ impl LocalTree {
                 .map_err(|errno| at(&path, errno))
             }
         }
+    }
+}
+
+/// Lets its owner look into a directory and remove what is in it. Where that fails, the removal does,
+/// and tells why.
+fn open_up(parent: BorrowedFd<'_>, name: &[u8], stat: &Statx) {
+    let mode = Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777);
+    if mode.contains(Mode::RWXU) {
+        return;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if let Ok(pinned) = rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        let path = xattr::descriptor_path(pinned.as_fd());
+        let _ = rustix::fs::chmod(&*path, mode | Mode::RWXU);
     }
 }

@@ -151,6 +151,38 @@ impl LocalTree {
     /// # Errors
     /// `EEXIST` and `ENOENT` as [`Rename`] says; `EINVAL` where the filesystem has no such rename.
     pub fn rename(&self, from: &TreePath, to: &TreePath, how: Rename) -> Result<()> {
+        let renamed = self.rename_as_it_is(from, to, how);
+        if !matches!(&renamed, Err(error) if error.raw_os_error() == Some(libc::EACCES)) {
+            return renamed;
+        }
+        // A directory that its owner may not write goes nowhere else: its `..` is in it.
+        let opened: Vec<_> =
+            [from, to].into_iter().filter_map(|path| self.let_go(path).ok().flatten()).collect();
+        if opened.is_empty() {
+            return renamed;
+        }
+        let renamed = self.rename_as_it_is(from, to, how);
+        for (pinned, mode) in opened {
+            let again = rustix::fs::chmod(&*xattr::descriptor_path(pinned.as_fd()), mode);
+            again.map_err(|errno| self.error(Operation::SetMode, to, errno))?;
+        }
+        renamed
+    }
+
+    /// Lets its owner write a directory who may not; what it is and its mode, to be set again.
+    fn let_go(&self, path: &TreePath) -> rustix::io::Result<Option<(OwnedFd, Mode)>> {
+        let pinned = self.pin(path)?;
+        let stat = inspect::stat(pinned.as_fd(), b"")?;
+        let mode = Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777);
+        let is_directory = FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory;
+        if !is_directory || mode.contains(Mode::WUSR) {
+            return Ok(None);
+        }
+        rustix::fs::chmod(&*xattr::descriptor_path(pinned.as_fd()), mode | Mode::WUSR)?;
+        Ok(Some((pinned, mode)))
+    }
+
+    fn rename_as_it_is(&self, from: &TreePath, to: &TreePath, how: Rename) -> Result<()> {
         let error = |errno| self.error(Operation::Rename, from, errno);
         let (old, old_name) = self.parent(from).map_err(error)?;
         let (new, new_name) = self.parent(to).map_err(error)?;
