@@ -244,6 +244,40 @@ fn what_is_replaced_is_saved_first() {
     assert_eq!(room.names("out").len(), count);
 }
 
+/// Directories that their owner may not write are replaced like others, and come back as they were.
+#[test]
+fn what_its_owner_may_not_write() {
+    let room = Room::new();
+    let (fixed, below) = (room.path("app/fixed"), room.path("app/fixed/below"));
+    fs::create_dir_all(&below).unwrap();
+    let set_modes = |mode: u32| {
+        for path in [&fixed, &below] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    let write = |text: &str| {
+        set_modes(0o755);
+        fs::write(below.join("file"), text).unwrap();
+        set_modes(0o555);
+    };
+    write("first");
+    let archive = room.create(&["--exclude", "models"]);
+    let whole = room.create(&[]);
+    // All but what the backup leaves out; a part; all of it.
+    for (archive, more) in [(&archive, &[][..]), (&archive, &["fixed"]), (&whole, &[])] {
+        write("second");
+        let restored = room.restore(archive, &[more, &["--force"]].concat()).expect(0);
+        assert_eq!(restored.stderr, "", "nothing is told");
+        assert_eq!(room.read("app/fixed/below/file"), "first");
+        for path in [&fixed, &below] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o555);
+        }
+        let left = |names: Vec<String>| names.iter().any(|name| name.starts_with(".strongroom"));
+        assert!(!left(room.names("app")) && !left(room.names("")), "nothing is left");
+    }
+    set_modes(0o755);
+}
+
 #[test]
 fn components_paths_and_configuration() {
     let room = Room::new();
@@ -454,7 +488,7 @@ fn events_reach_a_command() {
     let room = Room::new();
     let log = room.path("events");
     let hook = format!("cat >> '{}'", log.display());
-    room.create(&["--on-event", &hook]);
+    let archive = room.create(&["--on-event", &hook]);
     let events = || -> Vec<Value> {
         fs::read_to_string(&log)
             .unwrap()
@@ -470,6 +504,21 @@ fn events_reach_a_command() {
     run(&mut failing).expect(38);
     assert_eq!(events().last().unwrap()["event"], "backup-failed");
     assert_eq!(events().last().unwrap()["error"], "not-in-backup");
+    let told = |words: &[&str], code| {
+        let mut command = room.command(words);
+        command.args(["--passphrase-file", "passphrase", "--on-event", &hook]);
+        run(&mut command).expect(code);
+        events().last().unwrap()["event"].clone()
+    };
+    let file = archive.to_str().unwrap();
+    assert_eq!(told(&["verify", file], 0), "backup-validated");
+    assert_eq!(told(&["restore", file, "--target", "back"], 0), "restore-completed");
+    let damaged = room.path("app-20200101-000000.tar.zst.enc");
+    let whole = fs::read(&archive).unwrap();
+    fs::write(&damaged, &whole[..whole.len() - 1]).unwrap();
+    let file = damaged.to_str().unwrap();
+    assert_eq!(told(&["verify", file], 29), "backup-invalid");
+    assert_eq!(told(&["restore", file, "--target", "other"], 29), "restore-failed");
     // Whoever cannot be told does not spoil the backup.
     let mut deaf = room.command(&["create", "app", "--output", "out", "--on-event", "exit 3"]);
     deaf.args(["--passphrase-file", "passphrase"]);
@@ -590,6 +639,38 @@ fn path_with_fakes(room: &Room) -> String {
     format!("{}:{}", fakes.display(), std::env::var("PATH").unwrap())
 }
 
+#[test]
+fn what_a_profile_does_not_enable_is_made_and_waits() {
+    let room = Room::new();
+    let root = room.directory.path().display();
+    let text = format!(
+        "name = \"mine\"\ndata = \"{root}/app\"\n\
+         unlock = {{ passphrase-file = \"{root}/passphrase\" }}\n\
+         [backup]\noutput = \"{root}/out\"\n\
+         schedule = {{ enabled = false, frequency = \"daily\", time = \"04:00\" }}\n"
+    );
+    let profile = room.path("mine.toml");
+    fs::write(&profile, text).unwrap();
+    for path in [profile.as_path(), room.directory.path()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let path = path_with_fakes(&room);
+    let create = |more: &[&str]| {
+        let words = ["schedule", "create", "--profile", "./mine.toml", "--user"];
+        let mut command = room.command(&[&words[..], &["--scheduler", "cron"], more].concat());
+        run(command.env("PATH", &path)).expect(0);
+    };
+    create(&[]);
+    assert!(room.read("crontab").contains("# disabled: 0 4 * * *"), "{}", room.read("crontab"));
+    create(&["--frequency", "daily", "--time", "05:00"]);
+    let crontab = room.read("crontab");
+    assert!(!crontab.contains("disabled") && crontab.contains("0 5 * * *"), "{crontab}");
+    // As often as the profile says.
+    create(&["--time", "06:30"]);
+    let crontab = room.read("crontab");
+    assert!(!crontab.contains("disabled") && crontab.contains("30 6 * * *"), "{crontab}");
+}
+
 /// The app's profile tells everything that the command line does not.
 #[test]
 fn a_profile_says_the_rest() {
@@ -621,6 +702,17 @@ fn a_profile_says_the_rest() {
     assert!(restored.stderr.is_empty());
     assert!(!room.path("there/models").exists() && room.path("there/notes").exists());
     room.restore(Path::new(&archive), &["--target", "one", "--database", "semantic"]).expect(0);
+    // What the profile unlocks with opens what bears its name.
+    let verified = room.run(&["verify", &archive, "--json"]).expect(0).result();
+    assert_eq!(verified["backups"][0]["how"], "whole and authentic");
+    room.run(&["restore", &archive, "--target", "two"]).expect(0);
+    room.run(&["info", &archive, "--files"]).expect(0);
+    // A schedule keeps the profile's name, though nobody said it.
+    let mut schedule = room.command(&["schedule", "create", "--user", "--scheduler", "cron"]);
+    schedule.args(["--frequency", "daily", "--json"]).env("PATH", path_with_fakes(&room));
+    let schedule = run(&mut schedule).expect(0).result();
+    let words = schedule["schedule"]["backup"].as_array().unwrap();
+    assert!(words.iter().any(|word| word.as_str().unwrap().ends_with("mine.toml")), "{words:?}");
     assert_eq!(room.read("one/memory/semantic/facts.txt"), "facts");
     room.run(&cheap(&["create", "--plan", "daily"])).expect(0);
     let listed = room.run(&["list", "--json"]).expect(0).result();
@@ -634,4 +726,9 @@ fn a_profile_says_the_rest() {
     let cleaned = room.run(&["cleanup", "--json"]).expect(0).result();
     assert_eq!(cleaned["deleted"].as_array().unwrap().len(), 0, "the chain stays");
     room.run(&["create", "--profile", "nobody"]).expect(33);
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    support::as_an_ordinary_user("as_an_ordinary_user");
 }

@@ -397,6 +397,67 @@ fn whisperengine() {
 }
 
 #[test]
+fn an_app_that_is_not_well_when_its_time_is_over_is_taken_back() {
+    if !fuse_is_here("an_app_that_is_not_well_when_its_time_is_over_is_taken_back") {
+        return;
+    }
+    let machine = Machine::new("angles-ai");
+    let data = machine.home.join("angles-ai/memory");
+    file(&data.join("state.json"), "{\"mood\": \"well\"}\n");
+    let before = content(&data);
+    let tries = machine.directory.path().join("tries");
+    let profile = machine.home.join(".config/strongroom/profiles/angles-ai.toml");
+    let health = format!(
+        "\n[app]\nhealth = {{ command = [\"sh\", \"-c\", \"echo >> {}; false\"], timeout = \"1s\" }}\n",
+        tries.display()
+    );
+    let text = fs::read_to_string(&profile).unwrap() + &health;
+    fs::write(&profile, text).unwrap();
+    let mut encrypt = machine.with_secret(&["migrate", "encrypt", "--profile", "angles-ai"]);
+    encrypt.args(["--yes", "--kdf-memory", "64", "--kdf-iterations", "1"]);
+    run(&mut encrypt).expect(30);
+    assert_eq!(content(&data), before);
+    // A second apart: half a minute, which is usual, would be many more.
+    let tries = fs::read_to_string(tries).unwrap().len();
+    assert!((1..10).contains(&tries), "{tries}");
+}
+
+/// What a profile says of the configuration's reading: its syntax where the file's name does not tell,
+/// the app's working directory, and its variables.
+#[test]
+fn a_profile_tells_how_its_configuration_is_read() {
+    if !fuse_is_here("a_profile_tells_how_its_configuration_is_read") {
+        return;
+    }
+    let machine = Machine::new("angles-ai");
+    let app = machine.home.join("app");
+    file(&app.join("data/notes.txt"), "of mine\n");
+    let settings = app.join("settings.rc");
+    file(&settings, "data_dir: ./data\nindex: ${APP_DATA}/index\nother: ${ELSEWHERE}/x\n");
+    let profile = format!(
+        "name = \"app\"\nroot = \"{}\"\ndata = \"data\"\nvault = \"vault\"\nmount = \"private\"\n\
+         [app]\nworking-directory = \"{0}\"\n\
+         environment = {{ APP_DATA = \"{0}/data\", ELSEWHERE = \"/srv\" }}\n\
+         [[config]]\nfile = \"settings.rc\"\nformat = \"yaml\"\n\
+         [events]\ncommand = [\"sh\", \"-c\", \"echo {{event}} >> {0}/events\"]\n",
+        app.display()
+    );
+    let place = machine.home.join(".config/strongroom/profiles/app.toml");
+    fs::write(&place, &profile).unwrap();
+    let before = fs::read(&settings).unwrap();
+    let mut encrypt = machine.with_secret(&["migrate", "encrypt", "--profile", "app", "--yes"]);
+    run(encrypt.args(["--kdf-memory", "64", "--kdf-iterations", "1"])).expect(0);
+    let mount = app.join("private");
+    let expected =
+        format!("data_dir: {}\nindex: {0}/index\nother: ${{ELSEWHERE}}/x\n", mount.display());
+    assert_eq!(fs::read_to_string(&settings).unwrap(), expected);
+    run(&mut machine.with_secret(&["migrate", "rollback", "--profile", "app", "--yes"])).expect(0);
+    assert_eq!(fs::read(&settings).unwrap(), before);
+    let events = fs::read_to_string(app.join("events")).unwrap();
+    assert_eq!(events, "migration-completed\nmigration-failed\n");
+}
+
+#[test]
 fn also_as_an_ordinary_user() {
     support::as_an_ordinary_user("also_as_an_ordinary_user");
 }

@@ -116,7 +116,7 @@ pub enum Command {
     Profile(profile::Args),
     /// Move an app's data into a vault, and back.
     #[cfg(feature = "mount")]
-    Migrate(migrate::Args),
+    Migrate(Box<migrate::Args>),
     /// Make, restore, check and keep backups.
     Backup(backup::Args),
     /// Show a migration and its way back, on a store made for it.

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 
 use super::Context;
+use super::events::EventArgs;
 use super::failure::CommandResult;
 use super::init::CostArgs;
 use super::prompt::SecretArgs;
@@ -190,6 +191,9 @@ struct CreateArgs {
     /// Do not seal: whoever has the file reads it. What is sensitive is sealed all the same.
     #[arg(long)]
     no_encrypt: bool,
+    /// Seal it, whatever the profile says; without a profile that is so anyway.
+    #[arg(long, conflicts_with = "no_encrypt")]
+    encrypt: bool,
     /// More patterns of files that are sealed even with --no-encrypt.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     sensitive: Vec<String>,
@@ -212,12 +216,11 @@ struct CreateArgs {
     /// Do not read the backup back.
     #[arg(long)]
     no_verify: bool,
-    /// Run COMMAND with `sh -c` at each event, which it gets as JSON on standard input.
-    #[arg(long, value_name = "COMMAND")]
-    on_event: Option<String>,
-    /// POST each event as JSON to URL.
-    #[arg(long, value_name = "URL")]
-    webhook: Option<String>,
+    /// It is read back anyway; taken for other tools' sake.
+    #[arg(long, hide = true, conflicts_with = "no_verify")]
+    validate: bool,
+    #[command(flatten)]
+    events: EventArgs,
     #[command(flatten)]
     secret: BackupSecret,
     #[command(flatten)]
@@ -282,9 +285,11 @@ struct RestoreArgs {
     /// Replace although processes use the target.
     #[arg(long)]
     live: bool,
-    /// Let servers read their dumps, by the commands of the profile PROFILE: a name, or a file.
-    #[arg(long, value_name = "PROFILE")]
-    profile: Option<String>,
+    /// The app's profile: its commands let servers read their dumps.
+    #[command(flatten)]
+    profile: ProfileArgs,
+    #[command(flatten)]
+    events: EventArgs,
     #[command(flatten)]
     secret: BackupSecret,
 }
@@ -301,6 +306,8 @@ struct ListArgs {
 struct InfoArgs {
     /// The backup.
     archive: PathBuf,
+    #[command(flatten)]
+    profile: ProfileArgs,
     /// List the files in it.
     #[arg(long)]
     files: bool,
@@ -323,6 +330,8 @@ struct VerifyArgs {
     /// Where that place is; what lies there for a while is plain.
     #[arg(long, value_name = "DIR", requires = "test_restore")]
     scratch: Option<PathBuf>,
+    #[command(flatten)]
+    events: EventArgs,
     #[command(flatten)]
     secret: BackupSecret,
 }

@@ -216,6 +216,7 @@ impl Demo<'_> {
             mode: SwitchMode::Repoint,
             configs: vec![self.app.config()],
             sets: Vec::new(),
+            reading: crate::migrate::Reading::default(),
             exclude: Vec::new(),
             keep_originals: false,
             commands: Commands::default(),

@@ -1,7 +1,7 @@
 //! What a command that failed tells: a message, a next step, an exit code.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::exit_code::ExitCode;
 
@@ -73,8 +73,46 @@ impl Failure {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ExitCode::NoSpace,
             _ => ExitCode::Failure,
         };
-        Self::new(code, format!("cannot {action} {}: {}", path.display(), plain_reason(error)))
+        let failure =
+            Self::new(code, format!("cannot {action} {}: {}", path.display(), plain_reason(error)));
+        match similar_path(path) {
+            Some(similar) if error.kind() == io::ErrorKind::NotFound => {
+                failure.hint(format!("did you mean {}?", similar.display()))
+            }
+            _ => failure,
+        }
     }
+}
+
+/// From where on two names are alike; of 1.
+const LIKENESS: f64 = 0.85;
+/// Most names of a directory that are looked at.
+const NAMES_MAX: usize = 10_000;
+
+/// What is there under a name much like that of a path that is not.
+pub fn similar_path(path: &Path) -> Option<PathBuf> {
+    let is_missing = |path: &&Path| {
+        path.file_name().is_some()
+            && matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    };
+    let missing = path.ancestors().take_while(is_missing).last()?;
+    let name = missing.file_name()?.to_str()?;
+    let parent = match missing.parent()? {
+        parent if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent,
+    };
+    let entries = parent.read_dir().ok()?.take(NAMES_MAX).filter_map(Result::ok);
+    let (_, similar) = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .map(|other| (strsim::jaro_winkler(&other, name), other))
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    let rest = path.strip_prefix(missing).ok()?;
+    let mut found = missing.with_file_name(similar);
+    if !rest.as_os_str().is_empty() {
+        found.push(rest);
+    }
+    found.symlink_metadata().is_ok().then_some(found)
 }
 
 /// The reason without Rust's "(os error N)".
@@ -88,7 +126,26 @@ pub fn plain_reason(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn what_may_have_been_meant() {
+        let room = tempfile::tempdir().unwrap();
+        let vault = room.path().join("my-vault");
+        std::fs::create_dir(&vault).unwrap();
+        std::fs::write(vault.join("file"), "").unwrap();
+        let similar = |name: &str| similar_path(&room.path().join(name));
+        assert_eq!(similar("my-vualt"), Some(vault.clone()));
+        assert_eq!(similar("my-vaul/file"), Some(vault.join("file")));
+        assert_eq!(similar("my-vaul/other"), None);
+        assert_eq!(similar("something else"), None);
+        assert_eq!(similar("my-vault"), None, "it is there");
+        let missing = io::Error::from_raw_os_error(libc::ENOENT);
+        let failure = Failure::io("find", &room.path().join("my-vualt"), &missing);
+        assert!(failure.hint.unwrap().contains("my-vault"));
+    }
 
     #[test]
     fn reasons_are_plain() {

@@ -11,14 +11,17 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum};
+use serde_json::json;
 
 use super::Context;
+use super::events::{EventArgs, Listeners};
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
 use super::init::CostArgs;
 use super::prompt::SecretArgs;
 use super::recovery::RecoveryOutput;
-use crate::migrate::{Commands, MigrationId, Request, SetValue, SwitchMode};
+use crate::migrate::{Commands, MigrationId, Reading, Request, SetValue, SwitchMode};
+use crate::profile::{Event, Profile};
 
 pub(super) use observer::Shown;
 pub(super) use report::{account_lines, failure};
@@ -128,6 +131,9 @@ struct EncryptArgs {
     /// Set a value in a configuration file; the key's parts are separated by dots.
     #[arg(long = "set", value_name = "FILE:KEY=VALUE", value_parser = parse_set)]
     sets: Vec<SetValue>,
+    /// What only a profile says of the configuration files.
+    #[arg(skip)]
+    reading: Reading,
     /// Leave out what matches, separated by commas: a name anywhere, or a path with slashes; * ?
     /// [..] ** as in .gitignore.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
@@ -145,6 +151,10 @@ struct EncryptArgs {
     /// goes back.
     #[arg(long, value_name = "COMMAND", help_heading = "The app")]
     health_command: Option<String>,
+    /// How long the app may take to become well: 30s, 5m.
+    #[arg(long, value_name = "TIME", value_parser = crate::profile::duration,
+        help_heading = "The app")]
+    health_timeout: Option<std::time::Duration>,
     /// Go on although a store is damaged already.
     #[arg(long)]
     accept_damage: bool,
@@ -156,6 +166,9 @@ struct EncryptArgs {
     dry_run: bool,
     #[command(flatten)]
     recovery: RecoveryOutput,
+    /// Make no recovery key.
+    #[arg(long, conflicts_with = "recovery_key_out", help_heading = "Recovery key")]
+    no_recovery_key: bool,
     #[command(flatten)]
     cost: CostArgs,
     #[command(flatten)]
@@ -287,18 +300,21 @@ impl Args {
 pub fn run(args: &Args, context: &Context) -> CommandResult {
     match &args.command {
         Migrate::Plan(args) => {
-            actions::plan(&profile::complete(args, context)?, context, "migrate plan")
+            actions::plan(&profile::complete(args, context)?.0, context, "migrate plan")
         }
         Migrate::Encrypt(args) => {
-            let completed = profile::complete(args, context)?;
+            let (completed, profile) = profile::complete(args, context)?;
             if args.dry_run {
                 return actions::plan(&completed, context, "migrate encrypt");
             }
-            actions::encrypt(&completed, context)
+            let work = || actions::encrypt(&completed, context);
+            told(profile.as_ref(), &completed.vault, false, context, work)
         }
         Migrate::Resume(args) => {
-            let (vault, _) = profile::complete_vault(&args.vault, context)?;
-            actions::resume(&ResumeArgs { vault, ..args.clone() }, context)
+            let (vault, profile) = profile::complete_vault(&args.vault, context)?;
+            let work =
+                || actions::resume(&ResumeArgs { vault: vault.clone(), ..args.clone() }, context);
+            told(profile.as_ref(), &vault, false, context, work)
         }
         Migrate::Verify(args) => {
             let mut args = args.clone();
@@ -324,14 +340,35 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
                 let secret = args.vault.secret.clone();
                 return crate::cli::backup::restore_all(archive, secret, args.work.yes, context);
             }
-            let (vault, _) = profile::complete_vault(&args.vault, context)?;
-            actions::rollback(&RollbackArgs { vault, ..args.clone() }, context)
+            let (vault, profile) = profile::complete_vault(&args.vault, context)?;
+            let work = || {
+                actions::rollback(&RollbackArgs { vault: vault.clone(), ..args.clone() }, context)
+            };
+            told(profile.as_ref(), &vault, true, context, work)
         }
         Migrate::Wipe(args) => {
             let (vault, _) = profile::complete_vault(&args.vault, context)?;
             actions::wipe(&WipeArgs { vault, ..args.clone() }, context)
         }
     }
+}
+
+/// Does `work`, and tells whom the profile names how it ended; one that went back has failed.
+fn told(
+    profile: Option<&Profile>,
+    vault: &VaultArgs,
+    back: bool,
+    context: &Context,
+    work: impl FnOnce() -> CommandResult,
+) -> CommandResult {
+    let Some(profile) = profile else { return work() };
+    let subject =
+        [("name", json!(profile.name)), ("vault", json!(vault.vault.display().to_string()))];
+    let listeners = Listeners::new(&EventArgs::default(), Some(profile), &subject, context);
+    let completed = if back { Event::MigrationFailed } else { Event::MigrationCompleted };
+    let facts =
+        |_: &()| if back { vec![("message", json!("it was rolled back"))] } else { Vec::new() };
+    listeners.around((completed, Event::MigrationFailed), context, work, facts)
 }
 
 impl VerifyArgs {
@@ -378,12 +415,14 @@ impl EncryptArgs {
             mode,
             configs: self.configs.clone(),
             sets: self.sets.clone(),
+            reading: self.reading.clone(),
             exclude: self.exclude.clone(),
             keep_originals: self.keep_originals,
             commands: Commands {
                 stop: self.stop_command.clone(),
                 start: self.start_command.clone(),
                 health: self.health_command.clone(),
+                health_seconds: self.health_timeout.map(|timeout| timeout.as_secs()),
             },
             accept_damage: self.accept_damage,
         })

@@ -11,6 +11,7 @@ pub mod completions;
 pub mod daemon;
 #[cfg(feature = "mount")]
 pub mod demo;
+pub mod events;
 pub mod exit_code;
 pub mod failure;
 pub mod fsck;
@@ -44,6 +45,7 @@ pub mod recovery;
 pub mod run;
 mod secret_stores;
 pub mod speed;
+mod spellings;
 #[cfg(feature = "mount")]
 pub mod status;
 #[cfg(feature = "mount")]
@@ -89,6 +91,9 @@ fn run(arguments: Vec<OsString>) -> u8 {
         Err(error) => {
             // Help and version come this way, too, and go to standard output.
             let _ = error.print();
+            if let Some(hint) = spellings::instead(&error) {
+                output::hint(&hint);
+            }
             let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
             return code.number();
         }

@@ -317,6 +317,11 @@ fn write_line(stream: &mut dyn io::Write, text: &str) {
     let _ = writeln!(stream, "{text}");
 }
 
+/// Tells a next step where it is not known yet how output is to look.
+pub fn hint(text: &str) {
+    write_line(&mut io::stderr().lock(), &format!("strongroom: hint: {text}"));
+}
+
 fn print_json(value: &Value) {
     let mut stdout = io::stdout().lock();
     write_line(&mut stdout, &value.to_string());

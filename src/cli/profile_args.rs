@@ -59,27 +59,33 @@ pub fn chosen(
     needed: bool,
     context: &Context,
 ) -> Result<Option<Profile>, Failure> {
-    let read = |name: &str| Ok(Some(load_trusted(name, context)?.0));
-    if let Some(name) = name {
-        return read(name);
-    }
-    if !needed {
-        return Ok(None);
-    }
+    let name = match name {
+        Some(name) => Some(name.to_owned()),
+        None if needed => usual()?,
+        None => None,
+    };
+    name.map(|name| Ok(load_trusted(&name, context)?.0)).transpose()
+}
+
+/// The profile that is meant where nobody names one, by its name or file: that of the environment,
+/// or the only one of the user's own.
+///
+/// # Errors
+/// The user's profiles cannot be listed.
+pub fn usual() -> Result<Option<String>, Failure> {
     if let Ok(name) = std::env::var(PROFILE_VARIABLE)
         && !name.is_empty()
     {
-        return read(&name);
+        return Ok(Some(name));
     }
     let environment = Environment::of_process();
     let library = Library::standard(&environment);
     let Some(own) = library.directories().first() else { return Ok(None) };
     let own = Library::new(vec![own.clone()]);
-    let listed = own.list(&environment)?;
-    match listed.as_slice() {
-        [only] => read(&only.path.to_string_lossy()),
-        _ => Ok(None),
-    }
+    Ok(match own.list(&environment)?.as_slice() {
+        [only] => Some(only.path.to_string_lossy().into_owned()),
+        _ => None,
+    })
 }
 
 /// The vault of a profile.

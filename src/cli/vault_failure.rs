@@ -1,7 +1,7 @@
 //! How the command line reports what a vault's setup can fail with.
 
 use super::exit_code::ExitCode;
-use super::failure::Failure;
+use super::failure::{Failure, similar_path};
 use crate::format::config::ConfigError;
 use crate::vault::VaultError;
 
@@ -26,6 +26,11 @@ impl From<VaultError> for Failure {
             VaultError::Io { action, path, error } => return Self::io(action, path, error),
         };
         let failure = Self::new(code, error.to_string());
+        if let VaultError::NotAVault { path, .. } = &error
+            && let Some(similar) = similar_path(path)
+        {
+            return failure.hint(format!("did you mean {}?", similar.display()));
+        }
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,

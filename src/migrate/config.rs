@@ -39,19 +39,22 @@ pub struct PlannedEdit {
 /// Plans the edits of every file; what cannot be edited stands in the way.
 pub(super) fn plan(request: &Request, blockers: &mut Vec<Blocker>) -> Vec<PlannedEdit> {
     let mut planned = Vec::new();
+    let mut idle = Vec::new();
     for file in files(request) {
         match plan_file(request, &file) {
             Ok(Some(edit)) => planned.push(edit),
-            Ok(None) => {
-                if request.mode == SwitchMode::Repoint {
-                    blockers.push(Blocker::NothingToRepoint { file: file.as_path().into() });
-                }
-            }
+            Ok(None) => idle.push(file.as_path().into()),
             Err(error) => {
                 let reason = error.to_string();
                 blockers.push(Blocker::Config { file: file.as_path().into(), reason });
             }
         }
+    }
+    if request.mode == SwitchMode::Repoint {
+        // The app would go on with the old path.
+        let none = planned.is_empty();
+        idle.retain(|file: &StoredPath| none || !request.reading.optional.contains(file));
+        blockers.extend(idle.into_iter().map(|file| Blocker::NothingToRepoint { file }));
     }
     planned
 }
@@ -75,15 +78,19 @@ fn files(request: &Request) -> Vec<PathBuf> {
 fn plan_file(request: &Request, file: &Path) -> Result<Option<PlannedEdit>> {
     let original = read(file)?;
     let failed = |source| Error::Config { file: file.to_owned(), source };
-    let format = Format::detect(file, &original)
+    let format = request
+        .reading
+        .format_of(file)
+        .or_else(|| Format::detect(file, &original))
         .ok_or_else(|| Error::UnknownFormat { file: file.to_owned() })?;
     let mut bytes = original.clone();
     let mut edits = Vec::new();
     let mut mentions = Vec::new();
     // With the other modes the old path stays valid, and only what is asked for is set.
     if request.mode == SwitchMode::Repoint && request.configs.iter().any(|path| path == file) {
-        let repointed = repoint::repoint(&bytes, format, &relocation(request), &context(file))
-            .map_err(failed)?;
+        let repointed =
+            repoint::repoint(&bytes, format, &relocation(request), &context(request, file))
+                .map_err(failed)?;
         edits.push(repointed.record(format, &bytes));
         bytes = repointed.bytes;
         mentions = repointed.mentions;
@@ -118,11 +125,13 @@ fn relocation(request: &Request) -> Relocation {
     relocation
 }
 
-fn context(file: &Path) -> Context {
+fn context(request: &Request, file: &Path) -> Context {
+    let reading = &request.reading;
     Context {
         home: home_of_owner(file),
         directory: fs::canonicalize(file).ok().and_then(|file| file.parent().map(Path::to_owned)),
-        ..Context::default()
+        working_directory: reading.working_directory.as_ref().map(|path| path.as_path().to_owned()),
+        variables: reading.variables.clone(),
     }
 }
 

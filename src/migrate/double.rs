@@ -210,6 +210,7 @@ impl App {
                 SwitchMode::InPlace | SwitchMode::Symlink => Vec::new(),
             },
             sets: Vec::new(),
+            reading: crate::migrate::Reading::default(),
             exclude: Vec::new(),
             keep_originals: false,
             commands: Commands::default(),

@@ -23,6 +23,7 @@ fn begun() -> Begun {
         exclude: vec!["*.tmp".to_owned()],
         configs: Vec::new(),
         sets: Vec::new(),
+        reading: crate::migrate::Reading::default(),
         keep_originals: false,
         accept_damage: false,
         commands: Commands::default(),

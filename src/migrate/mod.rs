@@ -51,8 +51,8 @@ pub use operations::{Change, Hands, Operation, Unwatched, Watch};
 pub use place::migrations;
 pub use plan::{Plan, Request, Space, plan};
 pub use record::{
-    Begun, Commands, Edit, Identity, LedgerReference, Origin, Phase, Record, Restored, SetValue,
-    Snapshot, State, StoredPath, SwitchMode, Switching,
+    Begun, Commands, Edit, Identity, LedgerReference, Origin, Phase, Reading, Record, Restored,
+    SetValue, Snapshot, State, StoredPath, SwitchMode, Switching,
 };
 pub use rollback::{From, RollbackOptions, RolledBack};
 pub use status::{Brief, Status, brief, newest, statuses};

@@ -15,7 +15,7 @@ use super::disk::Disk;
 use super::error::{Error, Result};
 use super::inventory::{Inventory, inventory};
 use super::place::{self, overlap, refuse_covered};
-use super::record::{Commands, SetValue, StoredPath, SwitchMode};
+use super::record::{Commands, Reading, SetValue, StoredPath, SwitchMode};
 use super::survey::{Observer, Stage};
 use crate::stores::{self, Component};
 use crate::tree::{EntryKind, LocalTree, Patterns, TreePath};
@@ -37,6 +37,8 @@ pub struct Request {
     pub configs: Vec<PathBuf>,
     /// Values to set in them.
     pub sets: Vec<SetValue>,
+    /// How they are read.
+    pub reading: Reading,
     /// What is left behind.
     pub exclude: Vec<String>,
     /// Leave the originals aside instead of wiping them.
@@ -159,8 +161,15 @@ fn canonical_request(request: &Request) -> Result<Request> {
             Ok(SetValue { file: file.as_path().into(), ..set.clone() })
         })
         .collect::<Result<_>>()?;
+    let mut reading = request.reading.clone();
+    for (file, _) in &mut reading.formats {
+        *file = StoredPath(absolute(file.as_path())?);
+    }
+    for file in &mut reading.optional {
+        *file = StoredPath(absolute(file.as_path())?);
+    }
     let vault = place::canonical(&request.vault)?;
-    Ok(Request { source, names, vault, mount_point, configs, sets, ..request.clone() })
+    Ok(Request { source, names, vault, mount_point, configs, sets, reading, ..request.clone() })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -294,6 +303,10 @@ fn space(vault: &Path, inventory: &Inventory) -> Result<Vec<Space>> {
 /// The home directory of the user that a file belongs to.
 pub(super) fn home_of_owner(path: &Path) -> Option<PathBuf> {
     let owner = fs::metadata(path).ok()?.uid();
+    if owner == rustix::process::geteuid().as_raw() {
+        // Of this very user the environment knows better.
+        return std::env::home_dir();
+    }
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok()??;
     Some(user.dir)
 }

@@ -1,5 +1,6 @@
 //! What the journal records, and the state that follows from it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,33 @@ pub struct Commands {
     /// Succeeds when it runs well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
+    /// How long it may take until it does, in seconds; half a minute where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_seconds: Option<u64>,
+}
+
+/// What the app knows when it reads its configuration files, and what they do not tell themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The app's working directory, which relative values may be below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<StoredPath>,
+    /// Variables of the app's environment, which values may refer to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// The syntax of files, where somebody says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<(StoredPath, repoint::Format)>,
+    /// Files that need not name the source, as long as another one does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional: Vec<StoredPath>,
+}
+
+impl Reading {
+    /// The syntax that `file` is said to have.
+    pub fn format_of(&self, file: &Path) -> Option<repoint::Format> {
+        self.formats.iter().find(|(path, _)| path.as_path() == file).map(|(_, format)| *format)
+    }
 }
 
 /// What was asked for.
@@ -119,6 +147,9 @@ pub struct Begun {
     /// Values to set in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<SetValue>,
+    /// How they are read.
+    #[serde(default)]
+    pub reading: Reading,
     /// Leave the originals aside instead of wiping them.
     pub keep_originals: bool,
     /// Go on although a store is damaged already.

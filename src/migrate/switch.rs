@@ -15,7 +15,7 @@ use super::place::is_at;
 use super::record::{Origin, Phase, Record, StoredPath, SwitchMode, Switching};
 use super::survey::Stage;
 
-/// How long an app has to become well after its start.
+/// How long an app has to become well after its start, where nobody says.
 const BECOMING_WELL: Duration = Duration::from_secs(30);
 
 impl Engine<'_> {
@@ -166,7 +166,7 @@ impl Engine<'_> {
         let commands = self.state().begun.commands.clone();
         self.environment.observer.stage(Stage::Health, None);
         let outcome = self.start_app().and_then(|()| match &commands.health {
-            Some(health) => self.await_health(health),
+            Some(health) => self.await_health(health, commands.health_seconds),
             None => Ok(()),
         });
         match outcome {
@@ -192,12 +192,13 @@ impl Engine<'_> {
         }
     }
 
-    fn await_health(&self, health: &str) -> Result<()> {
+    fn await_health(&self, health: &str, seconds: Option<u64>) -> Result<()> {
+        let patience = seconds.map_or(BECOMING_WELL, Duration::from_secs);
         let begun = Instant::now();
         loop {
             match command::run(&self.environment.hands, "health", health) {
                 Ok(()) => return Ok(()),
-                Err(error) if begun.elapsed() >= BECOMING_WELL => return Err(error),
+                Err(error) if begun.elapsed() >= patience => return Err(error),
                 Err(Error::Command { .. }) => {
                     self.environment.observer.check()?;
                     std::thread::sleep(Duration::from_secs(1));

@@ -355,6 +355,8 @@ pub enum Event {
     BackupFailed,
     /// A backup was verified again.
     BackupValidated,
+    /// A backup was verified again, and is not well.
+    BackupInvalid,
     /// A backup's size or duration is out of the usual.
     BackupUnusual,
     /// A restore is complete.

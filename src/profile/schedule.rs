@@ -160,6 +160,29 @@ impl When {
         }
     }
 
+    /// The same as often, at another time or on another day, as [`Self::new`] takes them.
+    ///
+    /// # Errors
+    /// A message where a part makes no sense.
+    pub fn moved(&self, time: Option<&str>, day: Option<&str>) -> Result<Self, String> {
+        let at = |hour: &u8, minute: &u8| format!("{hour:02}:{minute:02}");
+        let (frequency, own_time, own_day) = match self {
+            Self::Hourly { minute } => (Frequency::Hourly, at(&0, minute), None),
+            Self::Daily { hour, minute } => (Frequency::Daily, at(hour, minute), None),
+            Self::Weekly { day, hour, minute } => {
+                (Frequency::Weekly, at(hour, minute), Some(day.short().to_owned()))
+            }
+            Self::Monthly { day, hour, minute } => {
+                (Frequency::Monthly, at(hour, minute), Some(day.to_string()))
+            }
+            Self::Calendar(expression) if time.is_some() || day.is_some() => {
+                return Err(format!("{expression:?} tells the time already"));
+            }
+            Self::Calendar(_) => return Ok(self.clone()),
+        };
+        Self::new(frequency, time.or(Some(&own_time)), day.or(own_day.as_deref()))
+    }
+
     /// As a calendar expression of systemd's.
     pub fn calendar(&self) -> String {
         match self {
@@ -198,6 +221,22 @@ mod tests {
         assert_eq!(when(Frequency::Weekly, Some("03:05"), Some("Fri")), "Fri *-*-* 03:05:00");
         assert_eq!(when(Frequency::Weekly, None, None), "Sun *-*-* 02:00:00");
         assert_eq!(when(Frequency::Monthly, None, Some("28")), "*-*-28 02:00:00");
+    }
+
+    #[test]
+    fn moved_to_another_time() {
+        let weekly = When::new(Frequency::Weekly, Some("03:05"), Some("fri")).unwrap();
+        assert_eq!(weekly.moved(None, None).unwrap(), weekly);
+        assert_eq!(weekly.moved(Some("04:00"), None).unwrap().calendar(), "Fri *-*-* 04:00:00");
+        assert_eq!(weekly.moved(None, Some("mon")).unwrap().calendar(), "Mon *-*-* 03:05:00");
+        let hourly = When::Hourly { minute: 30 };
+        assert_eq!(hourly.moved(None, None).unwrap(), hourly);
+        assert!(hourly.moved(Some("04:00"), None).is_err());
+        let monthly = When::Monthly { day: 3, hour: 1, minute: 2 };
+        assert_eq!(monthly.moved(None, Some("4")).unwrap().calendar(), "*-*-04 01:02:00");
+        let calendar = When::Calendar("*-*-* 08..20:00:00".to_owned());
+        assert_eq!(calendar.moved(None, None).unwrap(), calendar);
+        assert!(calendar.moved(Some("04:00"), None).is_err());
     }
 
     #[test]

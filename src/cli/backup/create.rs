@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::CreateArgs;
 use super::defaults::Job;
-use super::events::{Listeners, facts, unusual};
+use super::events::{facts, unusual};
 use super::keys::Seal;
 use super::run::{Bar, Interrupt};
 use super::servers::{Dumped, Servers, is_dump, place_of_dumps};
@@ -18,6 +18,7 @@ use crate::backup::{
     Source, Terms,
 };
 use crate::cli::Context;
+use crate::cli::events::Listeners;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::human_size;
@@ -65,7 +66,7 @@ pub(super) fn result(made: &Created) -> Value {
 pub(super) fn make(args: &CreateArgs, context: &Context) -> Result<Created, Failure> {
     let job = Job::new(args, context)?;
     let subject = [("name", json!(job.name)), ("source", json!(job.source.display().to_string()))];
-    let listeners = Listeners::new(args, job.profile.as_ref(), &subject, context);
+    let listeners = Listeners::new(&args.events, job.profile.as_ref(), &subject, context);
     listeners.tell(Event::BackupStarted, &[("type", json!(job.kind))], context);
     match make_job(args, &job, context) {
         Ok((made, catalog)) => {

@@ -159,7 +159,8 @@ impl Job {
             kind,
             compression,
             level,
-            encrypt: !args.no_encrypt && settings.is_none_or(|settings| settings.encrypt),
+            encrypt: args.encrypt
+                || (!args.no_encrypt && settings.is_none_or(|settings| settings.encrypt)),
             tag: args.tag.clone().or_else(|| args.plan.clone()),
             include: args.include.clone(),
             exclude: args.exclude.clone(),

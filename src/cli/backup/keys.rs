@@ -3,16 +3,43 @@
 use std::path::{Path, PathBuf};
 
 use super::defaults::Job;
-use super::{BackupSecret, CreateArgs};
+use super::{BackupSecret, CreateArgs, ProfileArgs};
 use crate::archive::{ArchiveReader, KeySet, Keyring, peek};
-use crate::backup::Catalog;
+use crate::backup::{BackupName, Catalog};
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
+use crate::cli::profile_args;
 use crate::cli::prompt::has_terminal;
 use crate::cli::vault_args::{ConfigArgs, unlock};
 use crate::format::config::VaultId;
 use crate::vault::calibrated_cost;
+
+/// Where the secret of a backup comes from: as the command line says, else as the profile of its app
+/// does. That is the one named, or the usual one where the backup bears its name.
+pub(super) fn secret_of(
+    archive: &Path,
+    given: &BackupSecret,
+    profile: &ProfileArgs,
+    context: &Context,
+) -> Result<BackupSecret, Failure> {
+    if given.is_given() {
+        return Ok(given.clone());
+    }
+    let named = profile.profile.is_some();
+    let found = match super::defaults::profile(profile, true, context) {
+        // One that nobody named must not be in the way.
+        Err(_) if !named => None,
+        found => found?,
+    };
+    let Some(found) = found else { return Ok(given.clone()) };
+    let file_name = archive.file_name().map(|name| name.to_string_lossy().into_owned());
+    let of = file_name.and_then(|name| BackupName::parse(&name)).map(|parsed| parsed.name);
+    if !named && of.as_ref() != Some(&found.name) {
+        return Ok(given.clone());
+    }
+    Ok(BackupSecret { secret: profile_args::secret(&found)?, passphrase_stdin: false })
+}
 
 /// A ring with the secret that opens `archive`; an empty one where nothing in it is sealed.
 pub(super) fn for_archive(

@@ -7,16 +7,18 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::defaults::{directory, profile};
-use super::keys::{for_archive, if_given};
+use super::keys::{for_archive, if_given, secret_of};
 use super::run::{Bar, Interrupt, short};
 use super::{BackupSecret, CleanupArgs, DeleteArgs, InfoArgs, KeepArgs, ListArgs, VerifyArgs};
 use crate::archive::{Where, peek, select_all};
 use crate::backup::{self, Backup, Catalog, Chain, Details, Error, Lock, Policy, Sidecar, decide};
 use crate::cli::Context;
+use crate::cli::events::Listeners;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::{Verbosity, human_size};
 use crate::cli::prompt::confirm;
+use crate::profile::Event;
 
 /// When a backup was begun, in local time.
 pub(super) fn local_time(seconds: i64) -> String {
@@ -116,7 +118,8 @@ pub(super) fn info(args: &InfoArgs, context: &Context) -> CommandResult {
     let sidecar = Sidecar::read(&args.archive).ok().flatten();
     output.print(format!("Backup       {}", args.archive.display()));
     output.print(format!("Sealed       {}", if header.is_some() { "yes" } else { "no" }));
-    let Some(keyring) = if_given(&args.archive, &args.secret, context)? else {
+    let secret = secret_of(&args.archive, &args.secret, &args.profile, context)?;
+    let Some(keyring) = if_given(&args.archive, &secret, context)? else {
         if let Some(sidecar) = &sidecar {
             output.print(format!("Type         {}", sidecar.kind));
             output.print(format!("Made         {}", sidecar.created));
@@ -244,6 +247,8 @@ pub(super) fn verify(args: &VerifyArgs, context: &Context) -> CommandResult {
         }
     }
     let output = &context.output;
+    let told = profile(&args.profile, args.archives.is_empty(), context)?;
+    let listeners = Listeners::new(&args.events, told.as_ref(), &[], context);
     let mut results = Vec::new();
     // One question for all of them.
     let mut ring = None;
@@ -252,9 +257,20 @@ pub(super) fn verify(args: &VerifyArgs, context: &Context) -> CommandResult {
         if interrupt.is_set() {
             return Err(Failure::new(ExitCode::Interrupted, "interrupted"));
         }
+        let subject = ("archive", json!(archive.display().to_string()));
         match &verified.failure {
-            None => output.say(format!("{}: {}", archive.display(), verified.how)),
-            Some(failure) => output.warn(format!("{}: {}", archive.display(), failure.message)),
+            None => {
+                output.say(format!("{}: {}", archive.display(), verified.how));
+                let facts = [subject, ("how", json!(verified.how))];
+                listeners.tell(Event::BackupValidated, &facts, context);
+            }
+            Some(failure) => {
+                output.warn(format!("{}: {}", archive.display(), failure.message));
+                let facts = [subject, ("error", json!(failure.code.name()))];
+                let message = ("message", json!(failure.message));
+                let facts = [&facts[..], &[message]].concat();
+                listeners.tell(Event::BackupInvalid, &facts, context);
+            }
         }
         results.push(verified);
     }
@@ -312,7 +328,8 @@ fn try_verify(
     let size = std::fs::metadata(archive).map_err(|error| Failure::io("read", archive, &error))?;
     let bar = Bar::new(context, "verifying", Some(size.len()));
     if !args.checksum && ring.is_none() {
-        *ring = ring_for(archive, &args.secret, context)?;
+        let secret = secret_of(archive, &args.secret, &args.profile, context)?;
+        *ring = ring_for(archive, &secret, context)?;
     }
     let Some(keyring) = ring.as_ref().filter(|_| !args.checksum) else {
         if !args.checksum {

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::RestoreArgs;
 use super::create::{VAULT_CONFIG, VAULT_SECTION};
-use super::defaults::tree_path;
-use super::keys::for_archive;
+use super::defaults::{self, tree_path};
+use super::keys::{for_archive, secret_of};
 use super::run::{Bar, Interrupt, absolute};
 use super::safety::before;
 use super::servers::{bring_back, is_dump, place_of_dumps};
@@ -17,10 +17,11 @@ use crate::backup::{
     Terms,
 };
 use crate::cli::Context;
+use crate::cli::events::Listeners;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::human_size;
-use crate::cli::profile_args;
+use crate::profile::{Event, Profile};
 use crate::stores;
 use crate::tree::{EntryKind, LocalTree, TreePath, TreeReader as _};
 
@@ -43,8 +44,21 @@ impl Wanted {
 }
 
 pub(super) fn command(args: &RestoreArgs, context: &Context) -> CommandResult {
+    let profile = defaults::profile(&args.profile, false, context)?;
+    let subject = [("archive", json!(args.archive.display().to_string()))];
+    let listeners = Listeners::new(&args.events, profile.as_ref(), &subject, context);
+    let work = || restore(args, profile.as_ref(), context);
+    if args.dry_run {
+        return work();
+    }
+    let events = (Event::RestoreCompleted, Event::RestoreFailed);
+    listeners.around(events, context, work, |()| Vec::new())
+}
+
+fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> CommandResult {
     let interrupt = Interrupt::watch()?;
-    let keyring = for_archive(&args.archive, &args.secret, context)?;
+    let secret = secret_of(&args.archive, &args.secret, &args.profile, context)?;
+    let keyring = for_archive(&args.archive, &secret, context)?;
     let chain = Chain::open(&args.archive, &keyring)?;
     let details = Details::of(chain.reader().metadata())?;
     let wanted = wanted(args, &details)?;
@@ -104,11 +118,7 @@ pub(super) fn command(args: &RestoreArgs, context: &Context) -> CommandResult {
         }
         restored => restored?,
     };
-    let profile = match &args.profile {
-        Some(name) => Some(profile_args::load_trusted(name, context)?.0),
-        None => None,
-    };
-    let brought = bring_back(profile.as_ref(), &details, &targets, args.force, context);
+    let brought = bring_back(profile, &details, &targets, args.force, context);
     tell(args, &outcome, &targets, safety.as_deref(), brought.as_deref().ok(), context);
     brought.map(drop)
 }
@@ -133,6 +143,12 @@ fn tell(
         human_size(outcome.restored.bytes),
         places.join(", ")
     ));
+    for leftover in &outcome.leftovers {
+        output.warn(format!(
+            "not all of what was replaced can be removed; the rest is in {}",
+            leftover.display()
+        ));
+    }
     if outcome.placed.skipped > 0 {
         output.say(format!("{} entries that were there stayed", outcome.placed.skipped));
     }

@@ -13,6 +13,7 @@ use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::human_size;
+use crate::cli::profile_args;
 use crate::cli::prompt::confirm;
 use crate::profile::{Frequency, When};
 
@@ -154,6 +155,14 @@ fn usage(problem: impl Into<String>) -> Failure {
     Failure::new(ExitCode::Usage, problem)
 }
 
+/// The schedule of the profile's plan that is meant.
+fn of_profile<'a>(args: &ScheduleArgs, job: &'a Job) -> Option<&'a crate::profile::Schedule> {
+    let plan = args.backup.plan.as_deref();
+    let plans = job.profile.iter().flat_map(|profile| &profile.backup.plans);
+    let mut plans = plans.filter(|one| plan.is_none_or(|plan| one.name == plan));
+    plans.find_map(|plan| plan.schedule.as_ref())
+}
+
 /// When it runs, and at what age of the last good backup it is overdue.
 fn when(args: &ScheduleArgs, job: &Job) -> Result<(When, Option<i64>), Failure> {
     const HOUR: i64 = 3600;
@@ -171,14 +180,13 @@ fn when(args: &ScheduleArgs, job: &Job) -> Result<(When, Option<i64>), Failure> 
         return Ok((When::Calendar(expression.clone()), None));
     }
     let Some(frequency) = args.frequency else {
-        let plan = args.backup.plan.as_deref();
-        let plans = job.profile.iter().flat_map(|profile| &profile.backup.plans);
-        let mut plans = plans.filter(|one| plan.is_none_or(|plan| one.name == plan));
-        let scheduled = plans.find_map(|plan| plan.schedule.as_ref());
-        let when = match scheduled {
-            Some(schedule) => schedule.when.clone(),
+        let when = match of_profile(args, job) {
+            Some(schedule) => {
+                schedule.when.moved(args.time.as_deref(), args.day.as_deref()).map_err(usage)?
+            }
             None if args.time.is_some() => {
-                When::new(Frequency::Daily, args.time.as_deref(), None).map_err(usage)?
+                When::new(Frequency::Daily, args.time.as_deref(), args.day.as_deref())
+                    .map_err(usage)?
             }
             None => return Err(usage("nothing says when: give --frequency or --calendar")),
         };
@@ -212,6 +220,12 @@ fn describe(when: &When) -> String {
 }
 
 fn make(args: &ScheduleArgs, context: &Context) -> CommandResult {
+    let mut args = args.clone();
+    if args.backup.source.is_none() && args.backup.profile.profile.is_none() {
+        // By its name: another profile may stand beside it when the schedule runs.
+        args.backup.profile.profile = profile_args::usual()?;
+    }
+    let args = &args;
     let places = args.scope.places()?;
     let job = Job::new(&args.backup, context)?;
     let (when, mut max_age) = when(args, &job)?;
@@ -242,9 +256,14 @@ fn make(args: &ScheduleArgs, context: &Context) -> CommandResult {
         );
     }
     let scheduler = args.scheduler.unwrap_or_else(|| Scheduler::usual(places.scope));
+    // Whoever says when on the command line means it to run.
+    let said = args.frequency.is_some()
+        || args.calendar.is_some()
+        || args.time.is_some()
+        || args.day.is_some();
     let file = ScheduleFile {
         name: name.clone(),
-        enabled: !args.disabled,
+        enabled: !args.disabled && (said || of_profile(args, &job).is_none_or(|one| one.enabled)),
         when: describe(&when),
         calendar: when.calendar(),
         cron: cron(&when),

@@ -62,8 +62,8 @@ pub(super) fn words(args: &CreateArgs) -> Result<Vec<String>, Failure> {
     option("tag", args.tag.clone());
     option("vault", maybe(&args.vault)?);
     option("scratch", maybe(&args.scratch)?);
-    option("on-event", args.on_event.clone());
-    option("webhook", args.webhook.clone());
+    option("on-event", args.events.on_event.clone());
+    option("webhook", args.events.webhook.clone());
     option("passphrase-file", maybe(&secret.passphrase_file)?);
     option("passphrase-command", secret.passphrase_command.clone());
     option("keyring", secret.keyring.clone());
@@ -74,6 +74,7 @@ pub(super) fn words(args: &CreateArgs) -> Result<Vec<String>, Failure> {
     let flags = [
         (args.no_compress, "no-compress"),
         (args.no_encrypt, "no-encrypt"),
+        (args.encrypt, "encrypt"),
         (args.vault_keys, "vault-keys"),
         (args.live, "live"),
         (args.no_verify, "no-verify"),
@@ -162,8 +163,9 @@ mod tests {
             assert_eq!(format!("{args:?}"), format!("{again:?}"));
         }
         let known = CreateArgs::augment_args(clap::Command::new("x"));
-        // Those that take a person: the descriptor, standard input, a typed recovery key.
-        let never = ["passphrase_fd", "passphrase_stdin", "recovery_key"];
+        // Those that take a person (the descriptor, standard input, a typed recovery key), and one
+        // without effect.
+        let never = ["passphrase_fd", "passphrase_stdin", "recovery_key", "validate"];
         let said: Vec<&str> = known
             .get_arguments()
             .map(|argument| argument.get_id().as_str())

@@ -7,8 +7,9 @@ use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::profile_args::{chosen, secret, shell_line, vault};
-use crate::migrate::SetValue;
-use crate::profile::{Profile, Switch};
+use crate::migrate::{Reading, SetValue};
+use crate::profile::{ConfigFormat, Profile, Switch};
+use crate::repoint::Format;
 
 /// Fills in what `vault` leaves open; `None` without a profile.
 ///
@@ -48,12 +49,18 @@ fn unclear(what: &str, option: &str) -> Failure {
 ///
 /// # Errors
 /// As [`complete_vault`].
-pub(super) fn complete(args: &EncryptArgs, context: &Context) -> Result<EncryptArgs, Failure> {
+pub(super) fn complete(
+    args: &EncryptArgs,
+    context: &Context,
+) -> Result<(EncryptArgs, Option<Profile>), Failure> {
     let mut args = args.clone();
     let (vault, mut profile) = complete_vault(&args.vault, context)?;
     args.vault = vault;
     if profile.is_none() && args.source.as_os_str().is_empty() {
         profile = chosen(None, true, context)?;
+        if let Some(profile) = profile.as_ref().filter(|_| !args.vault.secret.is_given()) {
+            args.vault.secret = secret(profile)?;
+        }
     }
     let Some(profile) = profile else {
         if args.source.as_os_str().is_empty() {
@@ -62,7 +69,7 @@ pub(super) fn complete(args: &EncryptArgs, context: &Context) -> Result<EncryptA
         if args.mount.is_none() && !args.in_place {
             return Err(unclear("which mount point", "--mount MOUNTPOINT, or --in-place"));
         }
-        return Ok(args);
+        return Ok((args, None));
     };
     if args.source.as_os_str().is_empty() {
         args.source.clone_from(&profile.data);
@@ -88,7 +95,11 @@ pub(super) fn complete(args: &EncryptArgs, context: &Context) -> Result<EncryptA
     if args.sets.is_empty() {
         args.sets = sets(&profile)?;
     }
+    args.reading = reading(&profile);
     let app = &profile.app;
+    if let (None, None, Some(health)) = (&args.health_command, args.health_timeout, &app.health) {
+        args.health_timeout = Some(health.timeout);
+    }
     for (given, command) in [
         (&mut args.stop_command, app.stop.as_ref()),
         (&mut args.start_command, app.start.as_ref()),
@@ -98,7 +109,32 @@ pub(super) fn complete(args: &EncryptArgs, context: &Context) -> Result<EncryptA
             *given = Some(shell_line(&profile, command)?);
         }
     }
-    Ok(args)
+    Ok((args, Some(profile)))
+}
+
+/// What the profile says of its configuration files.
+fn reading(profile: &Profile) -> Reading {
+    let format = |format: ConfigFormat| match format {
+        ConfigFormat::Yaml => Format::Yaml,
+        ConfigFormat::Toml => Format::Toml,
+        ConfigFormat::Json => Format::Json,
+        ConfigFormat::Ini => Format::Ini,
+        ConfigFormat::Env => Format::Env,
+    };
+    let configs = profile.configs.iter();
+    let formats =
+        configs.filter_map(|config| Some((config.file.as_path().into(), format(config.format?))));
+    Reading {
+        working_directory: profile.app.working_directory.as_deref().map(Into::into),
+        variables: profile.app.environment.clone(),
+        formats: formats.collect(),
+        optional: profile
+            .configs
+            .iter()
+            .filter(|config| config.optional)
+            .map(|config| config.file.as_path().into())
+            .collect(),
+    }
 }
 
 /// The configuration files to edit that are there.

@@ -205,10 +205,16 @@ const UNTOUCHED: &str = "the source is untouched";
 pub fn failure(error: Error, vault: &Path) -> Failure {
     let how = |command: &str| format!("strongroom migrate {command} --vault {}", vault.display());
     let go_on = || format!("go on: {}; or back: {}", how("resume"), how("rollback"));
+    // What was not begun goes neither way.
+    let begun = crate::migrate::migrations(vault).is_ok_and(|known| !known.is_empty());
+    let next = |failure: Failure| match failure.hint {
+        None if begun => failure.hint(go_on()),
+        _ => failure,
+    };
     let message = error.to_string();
     match error {
-        Error::Io { source, doing, path } => Failure::io(doing, &path, &source).hint(go_on()),
-        Error::Tree(ref tree) => Failure::new(tree_code(tree), message).hint(go_on()),
+        Error::Io { source, doing, path } => next(Failure::io(doing, &path, &source)),
+        Error::Tree(ref tree) => next(Failure::new(tree_code(tree), message)),
         Error::Interrupted => {
             Failure::new(ExitCode::Interrupted, "stopped on request, between two steps")
                 .hint(go_on())
@@ -226,11 +232,11 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
             Err(_) => Failure::new(ExitCode::MountPoint, message),
         },
         Error::Pattern(_) => Failure::new(ExitCode::Usage, message),
-        Error::Store(_) => Failure::new(ExitCode::Failure, message).hint(go_on()),
+        Error::Store(_) => next(Failure::new(ExitCode::Failure, message)),
         Error::Archive(crate::archive::Error::Io { action, path, source }) => {
-            Failure::io(action, &path, &source).hint(go_on())
+            next(Failure::io(action, &path, &source))
         }
-        Error::Archive(_) => Failure::new(ExitCode::ArchiveDamaged, message).hint(go_on()),
+        Error::Archive(_) => next(Failure::new(ExitCode::ArchiveDamaged, message)),
         Error::Config { .. } | Error::UnknownFormat { .. } => {
             Failure::new(ExitCode::Failure, message)
         }
