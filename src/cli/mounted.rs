@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::fuse::{Health, MountEntry, health, mounts};
+use crate::fuse::{Health, MountEntry, abort, health, mounts};
 use crate::vault::LOCK_NAME;
 
 /// How long a mount may take to answer before it counts as stuck.
@@ -128,7 +128,8 @@ pub fn mounts_of(vault: &Path) -> Vec<MountedHere> {
     all().into_iter().filter(|mount| mount.vault == vault).collect()
 }
 
-fn of_entry(entry: &MountEntry) -> Option<MountedHere> {
+/// A mount of one of our vaults.
+pub fn of_entry(entry: &MountEntry) -> Option<MountedHere> {
     Some(MountedHere {
         mount_point: entry.mount_point.clone(),
         vault: entry.vault()?,
@@ -140,8 +141,39 @@ fn of_entry(entry: &MountEntry) -> Option<MountedHere> {
 impl MountedHere {
     /// Whether it answers.
     pub fn health(&self) -> Health {
-        health(&self.mount_point, PATIENCE)
+        match health(&self.mount_point, PATIENCE) {
+            Health::Stuck if was_killed(&self.vault) => Health::Dead,
+            found => found,
+        }
     }
+
+    /// Frees whoever waits for an answer of a process that was killed. One of its own threads may be
+    /// among them (it writes back pages through its mount), and then the kernel keeps waiting.
+    pub fn let_go(&self) {
+        if !was_killed(&self.vault) {
+            return;
+        }
+        let process = owner(&self.vault).and_then(|owner| Watched::new(owner.pid));
+        if abort(self.device).is_err() {
+            tracing::debug!("the connection {:?} cannot be ended", self.device);
+        } else if let Some(process) = process {
+            // Its last threads end now, and with them its locks.
+            process.wait(PATIENCE);
+        }
+    }
+}
+
+/// Whether the process that holds a vault was killed, and is still there because a thread of it waits
+/// in the kernel.
+fn was_killed(vault: &Path) -> bool {
+    owner(vault).is_some_and(|owner| owner.is_here() && is_defunct(owner.pid))
+}
+
+/// Whether a process has ended, but for threads in the kernel or whoever is to be told of it
+/// (`proc_pid_stat(5)`).
+fn is_defunct(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// A process, watched from before it ends, so that no other with its number is mistaken for it.
@@ -201,6 +233,18 @@ mod tests {
             assert!(!is_locked(table, device, 47));
         }
         assert!(!is_locked(table, Some((0xfe, 1)), 4711), "another disk");
+    }
+
+    #[test]
+    fn a_process_that_nobody_waited_for_is_defunct() {
+        let mut child = Command::new("sleep").arg("30").spawn().unwrap();
+        assert!(!is_defunct(child.id()));
+        let watched = Watched::new(child.id()).unwrap();
+        child.kill().unwrap();
+        assert!(watched.wait(Duration::from_secs(20)));
+        assert!(is_defunct(child.id()));
+        child.wait().unwrap();
+        assert!(!is_defunct(child.id()));
     }
 
     #[test]

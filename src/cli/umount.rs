@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
-use super::mounted::{self, Watched};
+use super::mounted::{self, MountedHere, Watched};
 use crate::fuse::{
     Detach, Health, Holder, MountEntry, UnmountError, absolute, detach, health, holders, mounted_on,
 };
@@ -94,7 +94,11 @@ fn ours(path: &Path) -> Result<MountEntry, Failure> {
 /// Whether its process was gone.
 fn unmount(entry: &MountEntry, args: &Args) -> Result<bool, Failure> {
     let path = &entry.mount_point;
-    if health(path, PATIENCE) == Health::Dead {
+    let mount = mounted::of_entry(entry);
+    if mount.as_ref().map_or_else(|| health(path, PATIENCE), MountedHere::health) == Health::Dead {
+        if let Some(mount) = &mount {
+            mount.let_go();
+        }
         detach(path, Detach::Lazily)?;
         return Ok(true);
     }

@@ -19,7 +19,7 @@ mod table;
 
 pub use error::{MountError, ServeError, UnmountError};
 pub use mount::{
-    Detach, Health, KernelOptions, MountPoint, close_inherited_on_exec, detach, health,
+    Detach, Health, KernelOptions, MountPoint, abort, close_inherited_on_exec, detach, health,
 };
 pub use operations::Operations;
 pub use process::{descriptors, prepare_process};

@@ -379,6 +379,15 @@ pub fn health(path: &Path, patience: std::time::Duration) -> Health {
     receiver.recv_timeout(patience).unwrap_or(Health::Stuck)
 }
 
+/// Ends a connection, by the device number of its mount: whoever waits for an answer gets
+/// `ENOTCONN`, the mount stays and is dead.
+///
+/// # Errors
+/// Where the kernel's control filesystem is not mounted, or the mount is somebody else's.
+pub fn abort(device: (u32, u32)) -> io::Result<()> {
+    std::fs::write(format!("/sys/fs/fuse/connections/{}/abort", device.1), "1")
+}
+
 /// Lets the kernel read ahead and write back on the mount as on a disk. Its defaults for FUSE
 /// (128 KiB of read-ahead, hardly any dirty pages) cost most of the throughput. Only root may;
 /// without, the mount is merely slower.

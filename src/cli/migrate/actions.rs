@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::observer::Shown;
 use super::report::{failure, print_account, print_plan, print_status, print_verification};
-use super::world::{Interrupt, OpenVault, VaultMounter};
+use super::world::{Interrupt, OpenVault, VaultMounter, clear_dead_mounts};
 use super::{
     EncryptArgs, FromArg, ResumeArgs, RollbackArgs, StatusArgs, VaultArgs, VerifyArgs, WhichArgs,
     WipeArgs, WorkArgs,
@@ -14,6 +14,7 @@ use super::{
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
+use crate::cli::mounted;
 use crate::cli::output::human_size;
 use crate::cli::prompt::{confirm, has_terminal};
 use crate::cli::vault_args::unlock;
@@ -62,6 +63,7 @@ impl<'a> Run<'a> {
 
     fn open(args: &VaultArgs, work: &'a WorkArgs, context: &'a Context) -> Result<Self, Failure> {
         let interrupt = Interrupt::watch()?;
+        clear_dead_mounts(&args.vault);
         let vault = Vault::open(&args.vault, args.vault_config.as_deref())?;
         let vault = OpenVault::new(unlock(&vault, &args.secret, context)?)?;
         Ok(Self::new(vault, &args.vault, interrupt, work, context))
@@ -169,13 +171,16 @@ impl<'a> Run<'a> {
         }
         output.say(format!("Migration {}: {}.", status.id, status.describe()));
         if state.phase != Phase::RolledBack {
+            let mounted = !mounted::mounts_of(&self.path).is_empty();
             output.say(format!(
-                "The data are in the vault {}, mounted on {}.",
+                "The data are in the vault {}, {}mounted on {}.",
                 self.path.display(),
+                if mounted { "" } else { "which is not " },
                 status.mount_point.as_path().display()
             ));
             output.say(format!(
-                "After a restart: strongroom mount {} {}",
+                "{}: strongroom mount {} {}",
+                if mounted { "After a restart" } else { "To mount it" },
                 self.path.display(),
                 status.mount_point.as_path().display()
             ));
@@ -230,7 +235,8 @@ fn open_or_create(args: &EncryptArgs, context: &Context) -> Result<OpenVault, Fa
     let cost = args.cost.cost()?;
     let subject = format!("the vault {}", path.display());
     let secret = args.vault.secret.obtain_new(&subject, &context.output)?;
-    let recovery = args.recovery.has_place(context).then(crate::crypto::RecoveryKey::generate);
+    let wanted = !args.no_recovery_key && args.recovery.has_place(context);
+    let recovery = wanted.then(crate::crypto::RecoveryKey::generate);
     if let Some(key) = &recovery {
         // First: a vault whose recovery key nobody got would be a trap.
         args.recovery.give(key, context)?;
@@ -239,7 +245,7 @@ fn open_or_create(args: &EncryptArgs, context: &Context) -> Result<OpenVault, Fa
     let mut slots = vec![NewSlot { secret: &secret, label: "", cost }];
     slots.extend(recovery.iter().map(|secret| NewSlot { secret, label: "", cost: None }));
     let vault = create_whole(path, config, &slots).inspect_err(|_| args.recovery.take_back())?;
-    if recovery.is_none() {
+    if recovery.is_none() && !args.no_recovery_key {
         context.output.warn(
             "the vault has no recovery key: whoever loses its secret loses the data; \
              `strongroom key recovery` makes one",

@@ -116,6 +116,7 @@ impl Mounter for VaultMounter<'_> {
     fn current(&self) -> Result<Option<Mount>, BoxError> {
         for found in mounted::mounts_of(&self.vault.directory) {
             if found.health() == Health::Dead {
+                found.let_go();
                 detach(&found.mount_point, Detach::Lazily)?;
                 continue;
             }
@@ -123,6 +124,17 @@ impl Mounter for VaultMounter<'_> {
             return Ok(Some(Mount { content: point.clone(), point }));
         }
         Ok(None)
+    }
+}
+
+/// Clears away what killed processes left mounted of a vault: an earlier run of a migration may wait
+/// for an answer there, and be in the way as long as it does.
+pub fn clear_dead_mounts(vault: &Path) {
+    for found in mounted::mounts_of(vault) {
+        if found.health() == Health::Dead {
+            found.let_go();
+            let _ = detach(&found.mount_point, Detach::Lazily);
+        }
     }
 }
 
