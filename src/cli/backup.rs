@@ -1,5 +1,6 @@
 //! `strongroom backup`: makes, restores, checks and keeps backups.
 
+mod age;
 mod create;
 mod defaults;
 mod events;

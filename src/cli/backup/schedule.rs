@@ -3,8 +3,9 @@
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::age::age;
 use super::defaults::Job;
-use super::manage::{age, clean, local_time, policy};
+use super::manage::{clean, local_time, policy};
 use super::schedule_file::{Places, ScheduleFile, Scope, State};
 use super::schedule_words::{keep_words, parse_words, words};
 use super::timers::{Scheduler, cron};
@@ -256,7 +257,6 @@ fn make(args: &ScheduleArgs, context: &Context) -> CommandResult {
         );
     }
     let scheduler = args.scheduler.unwrap_or_else(|| Scheduler::usual(places.scope));
-    // Whoever says when on the command line means it to run.
     let said = args.frequency.is_some()
         || args.calendar.is_some()
         || args.time.is_some()
