@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use super::double::{App, Image, Kill, environment};
+use super::double::{App, Image, Kill, Place, environment};
 use super::*;
 
 /// What the child shall do: the directory, the mode, the deed, and after how many changes it dies.
@@ -32,9 +32,9 @@ const DEEDS: [(&str, Deed); 4] = [
 ];
 
 /// A directory in memory: what is not synced is not the question here, and it is fast.
-fn directory() -> tempfile::TempDir {
+fn directory() -> Place {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+    Place(if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap())
 }
 
 /// Not a test of its own: what the other processes of this module run.
@@ -91,7 +91,7 @@ fn run(app: &App, mode: SwitchMode, deed: Deed, left: usize) -> bool {
 }
 
 struct Scene {
-    _directory: tempfile::TempDir,
+    _directory: Place,
     app: App,
     mode: SwitchMode,
     before: Image,
@@ -100,7 +100,7 @@ struct Scene {
 impl Scene {
     fn new(mode: SwitchMode) -> Self {
         let directory = directory();
-        let app = App::at(&directory.path().canonicalize().unwrap());
+        let app = App::at(&directory.0.path().canonicalize().unwrap());
         app.fill();
         let before = Image::of(&app.source());
         Self { _directory: directory, app, mode, before }

@@ -148,6 +148,19 @@ pub(crate) struct App {
 
 pub(crate) const CONFIG: &str = "# where the data are\ndata:\n  dir: \"DATA\"   # here\nother: 1\n";
 
+/// A temporary directory for an app. Bare mount points, which could not be removed otherwise, are let
+/// go of at the end.
+pub(crate) struct Place(pub(crate) tempfile::TempDir);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let app = App { root: self.0.path().to_owned() };
+        for point in [app.source(), app.mount_point()] {
+            unprotect(&point);
+        }
+    }
+}
+
 impl App {
     pub(crate) fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }

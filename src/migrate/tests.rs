@@ -4,12 +4,12 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::double::{App, Image, environment};
+use super::double::{App, Image, Place, environment};
 use super::*;
 
-fn app() -> (tempfile::TempDir, App) {
-    let directory = tempfile::tempdir().unwrap();
-    let app = App::at(&directory.path().canonicalize().unwrap());
+fn app() -> (Place, App) {
+    let directory = Place(tempfile::tempdir().unwrap());
+    let app = App::at(&directory.0.path().canonicalize().unwrap());
     app.fill();
     (directory, app)
 }
