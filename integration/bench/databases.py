@@ -3,13 +3,15 @@
 Owns what is done in each; knows nothing of mounts.
 """
 
-import importlib.machinery
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "common"))
+import lab  # noqa: E402
+
+REQUIREMENTS = HERE.parent / "databases" / "requirements.txt"
 
 LMDB = """
 import lmdb, os, sys, time
@@ -59,18 +61,9 @@ print("ChromaDB query", time.perf_counter() - begin, sep="\\t")
 """
 
 
-def python():
-    """The Python that has the databases; made when it is first wanted."""
-    path = str(HERE.parent / "databases" / "run")
-    loader = importlib.machinery.SourceFileLoader("databases_run", path)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("databases_run", loader))
-    loader.exec_module(module)
-    return module.python()
-
-
 def time_in(system, scale):
     """Each workload with its seconds, in directories of the system's own."""
-    interpreter = python()
+    interpreter = lab.python(REQUIREMENTS, "databases-venv")
     for name, program in [("lmdb", LMDB), ("rocksdb", ROCKSDB), ("chroma", CHROMA)]:
         path = system.path / name
         path.mkdir()
