@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use support::posix::root_is_here;
 use support::{Place, Ran, fuse_is_here, run, strongroom};
 use tempfile::TempDir;
 
@@ -376,6 +377,52 @@ fn damage_is_found_and_nothing_restored() {
         verified["backups"].as_array().unwrap().iter().map(|one| &one["ok"]).collect();
     assert_eq!(wells, [&Value::Bool(true), &Value::Bool(false)]);
     room.run(&["info", "app/notes"]).expect(29);
+}
+
+/// A small filesystem, gone with this.
+struct Small(PathBuf);
+
+impl Small {
+    fn new(path: PathBuf, size: &str) -> Self {
+        fs::create_dir(&path).unwrap();
+        let options = format!("size={size}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "small"]).arg(&path);
+        assert!(mount.status().unwrap().success(), "{mount:?}");
+        Self(path)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// A full disk stops a restore and leaves the target as it was; holes need no room.
+#[test]
+fn what_does_not_fit_is_not_restored() {
+    if !root_is_here("what_does_not_fit_is_not_restored") {
+        return;
+    }
+    let room = Room::new();
+    let small = Small::new(room.path("small"), "1m");
+    fs::File::create(room.path("app/sparse")).unwrap().set_len(1 << 30).unwrap();
+    let holes = room.create(&[]);
+    let random: Vec<u8> =
+        (0..3u32 << 18).flat_map(|at| at.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    fs::write(room.path("app/full"), random).unwrap();
+    let full = room.create(&[]);
+
+    let options = ["--target", "small/app", "--force", "--no-safety-backup"];
+    room.restore(&holes, &options).expect(0);
+    assert_eq!(fs::metadata(small.0.join("app/sparse")).unwrap().len(), 1 << 30);
+    fs::remove_file(small.0.join("app/sparse")).unwrap();
+    fs::write(small.0.join("app/notes"), "since").unwrap();
+    room.restore(&full, &options).expect(26);
+    assert_eq!(room.read("small/app/notes"), "since");
+    assert!(!small.0.join("app/full").exists());
+    assert_eq!(room.names("small"), ["app"], "nothing is left over");
 }
 
 /// Waits for a line of a child's, which says that it is ready.

@@ -11,6 +11,7 @@ use crate::profile::{Event, Events, Profile};
 
 /// How long a webhook may take, in seconds.
 const WEBHOOK_SECONDS: u32 = 20;
+
 /// Options that name who is told.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct EventArgs {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::fuse::{Health, MountEntry, abort, health, mounts};
+use crate::fuse::{Detach, Health, MountEntry, UnmountError, abort, detach, health, mounts};
 use crate::vault::LOCK_NAME;
 
 /// How long a mount may take to answer before it counts as stuck.
@@ -147,9 +147,18 @@ impl MountedHere {
         }
     }
 
+    /// Clears away what a dead process left mounted, and frees whoever waits there for an answer.
+    ///
+    /// # Errors
+    /// When it cannot be unmounted.
+    pub fn clear_away(&self) -> Result<(), UnmountError> {
+        self.let_go();
+        detach(&self.mount_point, Detach::Lazily)
+    }
+
     /// Frees whoever waits for an answer of a process that was killed. One of its own threads may be
     /// among them (it writes back pages through its mount), and then the kernel keeps waiting.
-    pub fn let_go(&self) {
+    fn let_go(&self) {
         if !was_killed(&self.vault) {
             return;
         }

@@ -96,10 +96,10 @@ fn unmount(entry: &MountEntry, args: &Args) -> Result<bool, Failure> {
     let path = &entry.mount_point;
     let mount = mounted::of_entry(entry);
     if mount.as_ref().map_or_else(|| health(path, PATIENCE), MountedHere::health) == Health::Dead {
-        if let Some(mount) = &mount {
-            mount.let_go();
+        match &mount {
+            Some(mount) => mount.clear_away()?,
+            None => detach(path, Detach::Lazily)?,
         }
-        detach(path, Detach::Lazily)?;
         return Ok(true);
     }
     // Found before unmounting, so that its end can be waited for.

@@ -12,7 +12,7 @@ use crate::cli::failure::Failure;
 use crate::cli::mount_request::Request;
 use crate::cli::{daemon, mounted, umount};
 use crate::crypto::MigrationKey;
-use crate::fuse::{Detach, Health, MountOptions, detach};
+use crate::fuse::{Health, MountOptions};
 use crate::migrate::{BoxError, Mount, MountAccess, Mounter, Operation, VaultAccess, Watch};
 use crate::vault::{Unlocked, Vault};
 
@@ -116,8 +116,7 @@ impl Mounter for VaultMounter<'_> {
     fn current(&self) -> Result<Option<Mount>, BoxError> {
         for found in mounted::mounts_of(&self.vault.directory) {
             if found.health() == Health::Dead {
-                found.let_go();
-                detach(&found.mount_point, Detach::Lazily)?;
+                found.clear_away()?;
                 continue;
             }
             let point = found.mount_point;
@@ -132,8 +131,8 @@ impl Mounter for VaultMounter<'_> {
 pub fn clear_dead_mounts(vault: &Path) {
     for found in mounted::mounts_of(vault) {
         if found.health() == Health::Dead {
-            found.let_go();
-            let _ = detach(&found.mount_point, Detach::Lazily);
+            // Where this fails, whoever needs the mount point says so.
+            let _ = found.clear_away();
         }
     }
 }
