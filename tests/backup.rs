@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -419,10 +419,64 @@ fn what_does_not_fit_is_not_restored() {
     assert_eq!(fs::metadata(small.0.join("app/sparse")).unwrap().len(), 1 << 30);
     fs::remove_file(small.0.join("app/sparse")).unwrap();
     fs::write(small.0.join("app/notes"), "since").unwrap();
-    room.restore(&full, &options).expect(26);
+    let refused = room.restore(&full, &options).expect(26);
+    assert!(refused.stdout.contains("everything is as it was before"), "{}", refused.stdout);
     assert_eq!(room.read("small/app/notes"), "since");
     assert!(!small.0.join("app/full").exists());
     assert_eq!(room.names("small"), ["app"], "nothing is left over");
+}
+
+#[test]
+fn backups_inside_of_their_source() {
+    let room = Room::new();
+    let before = room.names("app");
+    let words = ["create", "app", "--output", "app", "--passphrase-file", "passphrase"];
+    let refused = room.run(&words).expect(2);
+    assert!(refused.stderr.contains("--output another directory"), "{}", refused.stderr);
+    assert_eq!(room.names("app"), before, "nothing is left in it");
+    let inside =
+        [&["create", "app", "--output", "app/backups", "--json"], &words[4..], &CHEAP].concat();
+    for _ in 0..2 {
+        let made = room.run(&inside).expect(0).result();
+        let archive = PathBuf::from(made["archive"].as_str().unwrap());
+        let options = ["--target", "restored", "--force", "--no-safety-backup"];
+        room.restore(&archive, &options).expect(0);
+        let inside = fs::read_dir(room.path("restored/backups"));
+        assert!(inside.is_err() || inside.unwrap().next().is_none(), "no backup is in a backup");
+    }
+}
+
+#[test]
+fn an_ordinary_user_restores_what_root_archived() {
+    if !root_is_here("an_ordinary_user_restores_what_root_archived") {
+        return;
+    }
+    let room = Room::new();
+    chown(room.path("app/notes"), Some(12_345), Some(54_321)).unwrap();
+    fs::set_permissions(room.path("app/notes"), fs::Permissions::from_mode(0o6755)).unwrap();
+    let archive = room.create(&[]);
+    let program = room.path("strongroom");
+    fs::copy(strongroom().get_program(), &program).unwrap();
+    let open = fs::Permissions::from_mode(0o755);
+    for path in [room.directory.path().to_owned(), room.path("out")] {
+        fs::set_permissions(path, open.clone()).unwrap();
+    }
+    fs::create_dir(room.path("theirs")).unwrap();
+    for path in [room.path("theirs"), room.path("passphrase"), archive.clone()] {
+        chown(path, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
+    }
+    let nobody = support::NOBODY.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups", "--"]).arg(program);
+    command.args(["backup", "restore", archive.to_str().unwrap(), "--target", "theirs/app"]);
+    command.args(["--passphrase-file", "passphrase", "--json"]).current_dir(room.directory.path());
+    let told = run(&mut command).expect(0);
+    let restored = fs::metadata(room.path("theirs/app/notes")).unwrap();
+    assert_eq!((restored.uid(), restored.gid()), (support::NOBODY, support::NOBODY));
+    assert_eq!(restored.mode() & 0o7777, 0o755, "nobody else may act as them");
+    room.same("app", "theirs/app");
+    assert!(told.result()["without_owner"].as_u64().unwrap() > 0);
+    assert!(told.stdout.contains("they are yours now"), "{}", told.stdout);
 }
 
 /// Waits for a line of a child's, which says that it is ready.

@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 use super::place::{Extent, Place, Placed};
 use crate::archive::{Control, SectionName, Select};
 use crate::stores::{self, CheckOptions, CheckReport, Outcome};
-use crate::tree::{LocalTree, TreeWriter};
+use crate::tree::{self, LocalTree, TreeWriter};
 
 /// Where one section goes.
 #[derive(Clone, Debug)]
@@ -59,6 +59,8 @@ pub struct RestoreOutcome {
     pub placed: Placed,
     /// The stores that were checked.
     pub stores: Vec<StoreCheck>,
+    /// How many entries have not the owners or attributes that only root may give.
+    pub let_go_of: u64,
     /// Whether an earlier restore had been interrupted, and was undone first.
     pub recovered: bool,
     /// Where something of what was replaced is left, because it cannot be removed.
@@ -91,7 +93,12 @@ pub fn restore(
     }
     let trees: Vec<LocalTree> = places
         .iter()
-        .map(|place| LocalTree::open(place.new_root()))
+        .map(|place| {
+            let tree = LocalTree::open(place.new_root())?;
+            // An ordinary user gets the files of others as their own, as from every archive.
+            let root = rustix::process::geteuid().is_root();
+            Ok::<_, tree::Error>(if root { tree } else { tree.as_permitted() })
+        })
         .collect::<std::result::Result<_, _>>()?;
     let targets: Vec<(SectionName, &dyn TreeWriter)> = request
         .targets
@@ -102,6 +109,7 @@ pub fn restore(
     let RestoreRequest { chain, select, devices, control, .. } = *request;
     outcome.restored = chain.restore(&targets, select, devices, control)?;
     for tree in &trees {
+        outcome.let_go_of += tree.let_go_of();
         tree.sync()?;
     }
     if request.check_stores {

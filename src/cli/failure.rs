@@ -58,6 +58,12 @@ impl Failure {
         self
     }
 
+    /// With a next step where a failure with this code has none of its own.
+    #[must_use]
+    pub fn hint_at(self, code: ExitCode, hint: &str) -> Self {
+        if self.code == code && self.hint.is_none() { self.hint(hint) } else { self }
+    }
+
     /// With a further field of the JSON result.
     #[must_use]
     pub fn detail(mut self, key: &str, value: impl Into<serde_json::Value>) -> Self {

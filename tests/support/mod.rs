@@ -53,7 +53,7 @@ fn binary() -> PathBuf {
 }
 
 /// An ID that is nobody's who matters.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// Runs the tests of this binary, but for the one named, as an ordinary user, if they run as root.
 /// In a mount namespace of their own they find a `/dev/fuse` that is open to all, as it is where

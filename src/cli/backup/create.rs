@@ -82,6 +82,8 @@ pub(super) fn make(args: &CreateArgs, context: &Context) -> Result<Created, Fail
             Ok(made)
         }
         Err(failure) => {
+            let room = "no backup was made; make room, or give --output another place";
+            let failure = failure.hint_at(ExitCode::NoSpace, room);
             listeners.tell_failure(Event::BackupFailed, &failure, context);
             Err(failure)
         }

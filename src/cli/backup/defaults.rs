@@ -175,7 +175,7 @@ impl Job {
         job.sensitive.extend(args.sensitive.iter().cloned());
         job.add_profile(plan.as_ref());
         job.add_configs(args)?;
-        job.leave_output_out();
+        job.leave_output_out()?;
         Ok(job)
     }
 
@@ -228,13 +228,19 @@ impl Job {
     }
 
     /// Backups are not backed up.
-    fn leave_output_out(&mut self) {
+    fn leave_output_out(&mut self) -> Result<(), Failure> {
         let output = self.output.canonicalize().unwrap_or_else(|_| self.output.clone());
+        if output == self.source {
+            let problem = format!("{} cannot hold the backups of itself", output.display());
+            return Err(Failure::new(ExitCode::Usage, problem)
+                .hint("give --output another directory; one inside of it is left out of them"));
+        }
         if let Ok(inside) = output.strip_prefix(&self.source)
             && let Some(text) = inside.to_str().filter(|text| !text.is_empty())
         {
             self.exclude.push(format!("/{}", globset_escape(text)));
         }
+        Ok(())
     }
 
     /// The components: the profile's, the stores found that belong to none of those, and the

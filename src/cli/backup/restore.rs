@@ -116,7 +116,11 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
             let message = "interrupted; everything is as it was before";
             return Err(Failure::new(ExitCode::Interrupted, message));
         }
-        restored => restored?,
+        restored => restored.map_err(|error| {
+            let room = "everything is as it was before; all that is restored needs room beside \
+                        what is there, before it takes its place";
+            Failure::from(error).hint_at(ExitCode::NoSpace, room)
+        })?,
     };
     let brought = bring_back(profile, &details, &targets, args.force, context);
     tell(args, &outcome, &targets, safety.as_deref(), brought.as_deref().ok(), context);
@@ -143,6 +147,13 @@ fn tell(
         human_size(outcome.restored.bytes),
         places.join(", ")
     ));
+    if outcome.let_go_of > 0 {
+        output.warn(format!(
+            "{} of them belonged to others, or have attributes that only root may set: they are \
+             yours now, without these",
+            outcome.let_go_of
+        ));
+    }
     for leftover in &outcome.leftovers {
         output.warn(format!(
             "not all of what was replaced can be removed; the rest is in {}",
@@ -166,6 +177,7 @@ fn tell(
             "entries": outcome.restored.entries,
             "bytes": outcome.restored.bytes,
             "sockets": outcome.restored.sockets,
+            "without_owner": outcome.let_go_of,
             "put": outcome.placed.put,
             "replaced": outcome.placed.replaced,
             "skipped": outcome.placed.skipped,

@@ -127,6 +127,10 @@ pub(super) fn of_archive(error: &archive::Error) -> Failure {
             failure.hint("nothing was changed; use another backup, or another copy of this one")
         }
         ExitCode::NoSecret => failure.hint("use --passphrase-file or another secret option"),
+        ExitCode::WrongSecret => failure.hint(
+            "nothing was changed; a backup keeps the secrets of the day it was made: try earlier \
+             ones",
+        ),
         _ => failure,
     }
 }

@@ -85,7 +85,7 @@ struct ScheduleArgs {
     /// On which day of the week, or of the month.
     #[arg(long, value_name = "DAY", conflicts_with = "calendar")]
     day: Option<String>,
-    /// When, as systemd.time(7) has it.
+    /// When, as systemd.time(7) has it; where cron runs it, as crontab(5) has.
     #[arg(long, value_name = "EXPRESSION")]
     calendar: Option<String>,
     /// Overdue when the last good backup is older: 12h, 3d, 2w.

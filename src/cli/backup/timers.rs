@@ -98,6 +98,11 @@ fn install_systemd(
     context: &Context,
 ) -> Result<Vec<PathBuf>, Failure> {
     let name = &file.name;
+    if is_cron(&file.calendar) {
+        let problem = format!("systemd has no such time as {:?}", file.calendar);
+        return Err(Failure::new(ExitCode::Usage, problem)
+            .hint("write it as systemd.time(7) has it: every six hours is '*-*-* 00/6:00:00'"));
+    }
     let made = format!(
         "# Made by `strongroom backup schedule create`; `strongroom backup schedule delete {name}`\n\
          # removes it.\n"
@@ -160,7 +165,7 @@ fn install_cron(
             ExitCode::Usage,
             format!("cron has no such time as {:?}", file.calendar),
         )
-        .hint("use --frequency, --time and --day"));
+        .hint("use --frequency, --time and --day, or cron's five fields: '0 */6 * * *'"));
     };
     let words: Vec<String> = program(places, &file.name)?.iter().map(|word| quote(word)).collect();
     let command = words.join(" ");
@@ -278,8 +283,17 @@ pub(super) fn cron(when: &When) -> Option<String> {
             format!("{minute} {hour} * * {number}")
         }
         When::Monthly { day, hour, minute } => format!("{minute} {hour} {day} * *"),
+        When::Calendar(expression) if is_cron(expression) => expression.clone(),
         When::Calendar(_) => return None,
     })
+}
+
+/// Whether an expression is of cron's five fields. No expression of systemd's has as many.
+fn is_cron(expression: &str) -> bool {
+    let is_field = |field: &str| {
+        field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"*/,-".contains(&byte))
+    };
+    expression.split_whitespace().count() == 5 && expression.split_whitespace().all(is_field)
 }
 
 #[cfg(test)]
@@ -295,7 +309,13 @@ mod tests {
         assert_eq!(cron(Frequency::Daily, Some("02:00"), None), "0 2 * * *");
         assert_eq!(cron(Frequency::Weekly, Some("03:30"), Some("sunday")), "30 3 * * 0");
         assert_eq!(cron(Frequency::Monthly, None, Some("28")), "0 2 28 * *");
-        assert_eq!(super::cron(&When::Calendar("hourly".into())), None);
+        let calendar = |expression: &str| super::cron(&When::Calendar(expression.into()));
+        for good in ["0 */6 * * *", "5,35 1-4 * jan-mar mon"] {
+            assert_eq!(calendar(good).as_deref(), Some(good));
+        }
+        for bad in ["hourly", "Mon *-*-* 02:00:00", "* * * * * reboot", "* * * * $(x)", "0 1 * *"] {
+            assert_eq!(calendar(bad), None, "{bad}");
+        }
     }
 
     #[test]

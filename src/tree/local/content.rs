@@ -1,6 +1,8 @@
 //! The content of a local file, being read or being written.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -71,6 +73,7 @@ impl LocalTree {
             path: path.clone(),
             end: 0,
             sync: self.each_file,
+            left: self.left.clone(),
         }))
     }
 }
@@ -150,6 +153,7 @@ struct LocalFile {
     /// Where the file ends so far.
     end: u64,
     sync: bool,
+    left: Option<Arc<AtomicU64>>,
 }
 
 impl LocalFile {
@@ -187,7 +191,7 @@ impl ContentWriter for LocalFile {
             rustix::fs::ftruncate(&self.file, metadata.size)
                 .map_err(|errno| self.error(Operation::Write, errno))?;
         }
-        super::write::apply(self.file.as_fd(), metadata)
+        super::write::apply(self.file.as_fd(), metadata, self.left.as_deref())
             .map_err(|(operation, errno)| self.error(operation, errno))?;
         if self.sync {
             rustix::fs::fsync(&self.file).map_err(|errno| self.error(Operation::Sync, errno))?;

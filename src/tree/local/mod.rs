@@ -15,6 +15,8 @@ mod xattr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -51,6 +53,8 @@ pub struct LocalTree {
     device: u64,
     cross_mounts: bool,
     each_file: bool,
+    /// Of how many entries not everything was set, where that is no error.
+    left: Option<Arc<AtomicU64>>,
     /// False where the kernel or a sandbox withholds `openat2(2)`.
     resolve_at_once: bool,
 }
@@ -99,6 +103,7 @@ impl LocalTree {
             device,
             cross_mounts: false,
             each_file,
+            left: None,
             resolve_at_once,
         })
     }
@@ -119,6 +124,19 @@ impl LocalTree {
             Durability::EachFile => true,
         };
         self
+    }
+
+    /// Lets go what only root may set, which is an error otherwise: other owners, `trusted`
+    /// attributes, capabilities. A set-user-ID bit is not given to another owner.
+    #[must_use]
+    pub fn as_permitted(mut self) -> Self {
+        self.left = Some(Arc::default());
+        self
+    }
+
+    /// Of how many entries something was let go.
+    pub fn let_go_of(&self) -> u64 {
+        self.left.as_ref().map_or(0, |left| left.load(Ordering::Relaxed))
     }
 
     /// The names in a directory, sorted by their bytes.

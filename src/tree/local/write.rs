@@ -1,6 +1,7 @@
 //! Writing a local directory.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -14,21 +15,38 @@ use super::{LocalTree, inspect, xattr};
 /// Sets owner, attributes, mode and times of what the descriptor (of any kind, also `O_PATH`)
 /// stands for, in the order in which they don't undo each other: a new owner clears capabilities
 /// and set-user-ID bits, an ACL changes the mode, and everything moves the times.
+///
+/// Where `left` counts, what only root may set is let go.
 pub(super) fn apply(
     fd: BorrowedFd<'_>,
     metadata: &Metadata,
+    left: Option<&AtomicU64>,
 ) -> std::result::Result<(), (Operation, Errno)> {
     let stat = inspect::stat(fd, b"").map_err(|errno| (Operation::Inspect, errno))?;
     let path = xattr::descriptor_path(fd);
     let (uid, gid) = (metadata.uid, metadata.gid);
+    let mut mode = metadata.mode & 0o7777;
+    let mut whole = true;
     if (stat.stx_uid, stat.stx_gid) != (uid, gid) {
-        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        rustix::fs::chownat(fd, c"", owner.0, owner.1, AtFlags::EMPTY_PATH)
-            .map_err(|errno| (Operation::SetOwner, errno))?;
+        let own = |uid: Option<u32>| {
+            let (uid, gid) = (uid.map(Uid::from_raw), Some(Gid::from_raw(gid)));
+            rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+        };
+        match own(Some(uid)) {
+            Err(Errno::PERM) if left.is_some() => {
+                whole = false;
+                mode = without_foreign_bits(mode, metadata.kind, own(None).is_err());
+            }
+            owned => owned.map_err(|errno| (Operation::SetOwner, errno))?,
+        }
     }
-    xattr::replace_all(fd, &metadata.xattrs).map_err(|errno| (Operation::SetXattr, errno))?;
+    whole &= xattr::replace_all(fd, &metadata.xattrs, left.is_some())
+        .map_err(|errno| (Operation::SetXattr, errno))?;
+    if let Some(left) = left.filter(|_| !whole) {
+        left.fetch_add(1, Ordering::Relaxed);
+    }
     if metadata.kind != EntryKind::Symlink {
-        let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
+        let mode = Mode::from_raw_mode(mode);
         rustix::fs::chmod(&*path, mode).map_err(|errno| (Operation::SetMode, errno))?;
     }
     let times = Timestamps {
@@ -38,6 +56,12 @@ pub(super) fn apply(
     // Through `/proc` a symlink's descriptor stands for the symlink itself.
     rustix::fs::utimensat(rustix::fs::CWD, &*path, &times, AtFlags::empty())
         .map_err(|errno| (Operation::SetTimes, errno))
+}
+
+/// A mode without what would let others act as an owner, or a group, that was not meant.
+fn without_foreign_bits(mode: u32, kind: EntryKind, other_group: bool) -> u32 {
+    let of_group = if other_group && kind != EntryKind::Directory { 0o2000 } else { 0 };
+    mode & !(0o4000 | of_group)
 }
 
 fn timespec(time: Timestamp) -> Timespec {
@@ -114,7 +138,7 @@ impl TreeWriter for LocalTree {
         if !inspect::kind(&stat).is_ok_and(|kind| kind == metadata.kind) {
             return Err(self.changed(path));
         }
-        apply(pinned.as_fd(), metadata)
+        apply(pinned.as_fd(), metadata, self.left.as_deref())
             .map_err(|(operation, errno)| self.error(operation, path, errno))?;
         if self.each_file && metadata.kind == EntryKind::Directory {
             self.sync_directory(path)?;

@@ -46,8 +46,14 @@ pub(super) fn read_all(path: &[u8]) -> rustix::io::Result<Vec<Xattr>> {
     Ok(xattrs)
 }
 
-/// Makes the attributes of what the descriptor stands for those of `wanted`.
-pub(super) fn replace_all(fd: BorrowedFd<'_>, wanted: &[Xattr]) -> rustix::io::Result<()> {
+/// Makes the attributes of what the descriptor stands for those of `wanted`; with `as_permitted`
+/// without those that only root may set. Whether all were set.
+pub(super) fn replace_all(
+    fd: BorrowedFd<'_>,
+    wanted: &[Xattr],
+    as_permitted: bool,
+) -> rustix::io::Result<bool> {
+    let mut whole = true;
     let path = descriptor_path(fd);
     let present = list(|buffer| rustix::fs::listxattr(&*path, buffer))?.unwrap_or_default();
     for name in present.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
@@ -59,9 +65,12 @@ pub(super) fn replace_all(fd: BorrowedFd<'_>, wanted: &[Xattr]) -> rustix::io::R
         }
     }
     for Xattr { name, value } in wanted {
-        rustix::fs::setxattr(&*path, &*name.0, &value.0, XattrFlags::empty())?;
+        match rustix::fs::setxattr(&*path, &*name.0, &value.0, XattrFlags::empty()) {
+            Err(Errno::PERM) if as_permitted && !name.0.starts_with(b"user.") => whole = false,
+            set => set?,
+        }
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Security modules label what is created by their own rules; those labels stay.
