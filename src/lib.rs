@@ -21,6 +21,9 @@ pub mod crypto;
 pub mod format;
 #[cfg(feature = "mount")]
 pub mod fuse;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod migrate;
 pub mod profile;
 pub mod repoint;

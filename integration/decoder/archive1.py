@@ -135,7 +135,8 @@ def lines_and_digests(tar):
             if number == 0:
                 if entry.name != "metadata.json":
                     raise Damaged("it does not begin with its metadata")
-                metadata = json.load(archive.extractfile(entry))
+                text = archive.extractfile(entry).read()
+                metadata, digest = json.loads(text), hashlib.sha256(text).hexdigest()
             elif entry.name == "index.json":
                 index = json.load(archive.extractfile(entry))
             elif entry.name.startswith("index/"):
@@ -146,7 +147,8 @@ def lines_and_digests(tar):
                 stored[entry.name] = hashlib.sha256(archive.extractfile(entry).read()).hexdigest()
             else:
                 stored[entry.name] = None
-    if index is None or metadata is None or index["sha256"] != parts.hexdigest():
+    if (index is None or metadata is None or index["sha256"] != parts.hexdigest()
+            or index["metadata_sha256"] != digest):
         raise Damaged("the index does not add up")
     return metadata, lines, stored
 

@@ -303,6 +303,7 @@ impl Where {
 
 /// `index.json`, the last entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArchiveIndex {
     /// What the archive holds, exactly.
     pub amount: Amount,
@@ -310,6 +311,8 @@ pub struct ArchiveIndex {
     pub parts: Vec<IndexPart>,
     /// The SHA-256 of all index parts, one after the other.
     pub sha256: Digest,
+    /// The SHA-256 of `metadata.json`.
+    pub metadata_sha256: Digest,
 }
 
 /// Where an index part lies.

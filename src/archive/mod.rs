@@ -13,6 +13,10 @@ mod compress;
 mod error;
 mod extract;
 mod file;
+#[cfg(any(test, fuzzing))]
+mod forge;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gather;
 mod hash;
 mod index;

@@ -77,8 +77,9 @@ pub(super) fn pass(
         pending: VecDeque::new(),
         amount: Amount::default(),
         lines: Lines::default(),
-        parts: 0,
+        parts: Vec::new(),
         hash: Sha256::new(),
+        metadata_hash: Digest([0; 32]),
     };
     pass.first()?;
     loop {
@@ -125,8 +126,10 @@ struct Pass<'a, R> {
     pending: VecDeque<Pending>,
     amount: Amount,
     lines: Lines,
-    parts: usize,
+    /// Of each part of the index its bytes and its lines.
+    parts: Vec<(u64, u64)>,
     hash: Sha256,
+    metadata_hash: Digest,
 }
 
 impl<R: Read> Pass<'_, R> {
@@ -137,6 +140,7 @@ impl<R: Read> Pass<'_, R> {
             return Err(Error::malformed("it does not begin with its metadata"));
         };
         let bytes = read_own(&mut self.tar, &entry, METADATA_LIMIT)?;
+        self.metadata_hash = Digest(Sha256::digest(&bytes).into());
         if ArchiveMetadata::decode(&bytes)? == *self.metadata {
             Ok(())
         } else {
@@ -371,12 +375,12 @@ impl<R: Read> Pass<'_, R> {
 
     /// An index part: names every entry since the last one.
     fn part(&mut self, entry: &RawEntry, sink: &mut dyn Sink) -> Result<()> {
-        if entry.name != part_name(self.parts).as_bytes() {
+        if entry.name != part_name(self.parts.len()).as_bytes() {
             return Err(Error::malformed("the parts of its index are out of order"));
         }
         let bytes = read_own(&mut self.tar, entry, PART_LIMIT)?;
         self.hash.update(&bytes);
-        self.parts += 1;
+        let before = self.lines.count;
         for line in parse_part(&bytes) {
             let line = line?;
             self.lines.check(&line, self.metadata)?;
@@ -386,6 +390,7 @@ impl<R: Read> Pass<'_, R> {
             }
             sink.line(&line)?;
         }
+        self.parts.push((bytes.len() as u64, self.lines.count - before));
         if self.pending.is_empty() {
             Ok(())
         } else {
@@ -436,12 +441,12 @@ impl<R: Read> Pass<'_, R> {
         }
         let all = self.section.map_or(0, |section| section + 1) == self.metadata.sections.len();
         let hash = Digest(std::mem::take(&mut self.hash).finalize().into());
-        let lines = index.parts.iter().map(|part| part.entries).fold(0, u64::saturating_add);
+        let parts = index.parts.iter().map(|part| (part.bytes, part.entries));
         if !all
             || index.amount != self.amount
-            || index.parts.len() != self.parts
+            || !parts.eq(self.parts.iter().copied())
             || index.sha256 != hash
-            || lines != self.lines.count
+            || index.metadata_sha256 != self.metadata_hash
         {
             return Err(Error::malformed("its index does not add up"));
         }

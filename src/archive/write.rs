@@ -175,7 +175,8 @@ impl Writer<'_> {
         let index_offset = self.output.cut().map_err(Error::from_io)?;
         let sha256 = Digest(std::mem::take(&mut self.hash).finalize().into());
         let parts = std::mem::take(&mut self.parts);
-        let index = ArchiveIndex { amount: self.amount, parts, sha256 };
+        let metadata_sha256 = Digest(Sha256::digest(pretty(&metadata)?).into());
+        let index = ArchiveIndex { amount: self.amount, parts, sha256, metadata_sha256 };
         self.own_entry(INDEX_NAME, &pretty(&index)?)?;
         self.put(&END)?;
         let compressed_len = self.output.cut().map_err(Error::from_io)?;

@@ -7,6 +7,8 @@ mod create;
 mod details;
 mod error;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod live;
 mod name;
 mod place;

@@ -70,7 +70,9 @@ impl BackupName {
         let stamp = stamp.strip_prefix('-')?;
         let time = DateTime::strptime(STAMP, stamp).ok()?;
         let created = time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
-        is_name(name).then(|| Self { name: name.to_owned(), created, compression, sealed })
+        // Spaces for zeros and a sixtieth second are read, too, but never written.
+        let good = is_name(name) && stamp == self::stamp(created);
+        good.then(|| Self { name: name.to_owned(), created, compression, sealed })
     }
 }
 
@@ -136,6 +138,8 @@ mod tests {
             "x-20251017-123000.zip",
             "x-20251399-123000.tar",
             "x-20251017-256000.tar",
+            "x-2025 017-123000.tar",
+            "x-20251017-123060.tar",
             "x_20251017-123000.tar",
             "-20251017-123000.tar",
             ".x-20251017-123000.tar",

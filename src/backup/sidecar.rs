@@ -142,13 +142,16 @@ impl Sidecar {
         };
         let mut text = Vec::new();
         file.take(LIMIT).read_to_end(&mut text).map_err(Error::io("read", &path))?;
-        let sidecar: Self = serde_json::from_slice(&text)
-            .map_err(|error| Error::io("understand", &path)(std::io::Error::other(error)))?;
+        Self::parse(&text).map(Some).map_err(Error::io("understand", path))
+    }
+
+    /// Reads the text of one.
+    pub(super) fn parse(text: &[u8]) -> std::io::Result<Self> {
+        let sidecar: Self = serde_json::from_slice(text).map_err(std::io::Error::other)?;
         if sidecar.format != FORMAT || sidecar.version != VERSION {
-            let error = std::io::Error::other("it is not the sidecar of a backup of ours");
-            return Err(Error::io("understand", path)(error));
+            return Err(std::io::Error::other("it is not the sidecar of a backup of ours"));
         }
-        Ok(Some(sidecar))
+        Ok(sidecar)
     }
 
     /// Writes it beside the archive, atomically; only the owner can read it.

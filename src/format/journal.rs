@@ -307,7 +307,13 @@ impl JournalCodec {
         self.encode_parts(place, 2, &[&blocks_prefix(local, first), sealed], out);
     }
 
-    fn encode_parts(&self, place: &Place, kind: u8, payload: &[&[u8]], out: &mut Vec<u8>) {
+    pub(super) fn encode_parts(
+        &self,
+        place: &Place,
+        kind: u8,
+        payload: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) {
         let len: usize = payload.iter().map(|part| part.len()).sum();
         assert!(len <= PAYLOAD_MAX, "a journal record's payload is bounded");
         let start = out.len();

@@ -6,6 +6,8 @@ pub mod archive;
 pub mod block;
 pub mod config;
 pub mod directory;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod header;
 pub mod journal;
 pub mod layout;

@@ -203,20 +203,24 @@ fn wrong_sparse_maps_are_refused() {
     }
 }
 
-/// A whole tar, with what follows the last entry.
-fn tar_with(name: &[u8], content: &[u8], end: &[u8]) -> Vec<u8> {
-    let metadata = Metadata {
+fn file_of(size: u64) -> Metadata {
+    Metadata {
         kind: EntryKind::Regular,
         mode: 0o600,
         uid: 0,
         gid: 0,
         modified: Timestamp::default(),
         accessed: Timestamp::default(),
-        size: content.len() as u64,
+        size,
         rdev: 0,
         target: ByteString::default(),
         xattrs: Vec::new(),
-    };
+    }
+}
+
+/// A whole tar, with what follows the last entry.
+fn tar_with(name: &[u8], content: &[u8], end: &[u8]) -> Vec<u8> {
+    let metadata = file_of(content.len() as u64);
     let mut tar = encode_header(name, &metadata, &Stored::Content, 1);
     tar.extend_from_slice(content);
     tar.extend_from_slice(padding(content.len() as u64));
@@ -249,4 +253,12 @@ fn the_end_is_where_it_should_be() {
     let mut hidden = good.clone();
     hidden[good.len() - 2 * BLOCK - 1] = 1;
     assert!(read_through(&hidden).is_err());
+}
+
+#[test]
+fn a_size_beyond_every_file_is_refused() {
+    for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+        let tar = encode_header(b"name", &file_of(size), &Stored::Content, 1);
+        assert!(read_through(&tar).is_err(), "{size}");
+    }
 }

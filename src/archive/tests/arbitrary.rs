@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-use super::hostile::{Forger, directory, file, hard_link, play, symlink};
+use super::super::forge::{Forger, directory, file, hard_link, play, symlink};
 
 /// One change of a file.
 #[derive(Clone, Debug)]
