@@ -713,6 +713,16 @@ fn schedules_are_files_that_run_and_tell_how_it_goes() {
     schedule(&["list"]).expect(0);
     schedule(&["delete"]).expect(1);
     assert_eq!(room.names("out").len(), 5);
+
+    // A calendar says nothing of how old is too old: there a failure counts.
+    let when = ["--calendar", "0 */6 * * *", "--scheduler", "cron"];
+    let secret = ["--passphrase-file", "passphrase"];
+    schedule(&[&["create", "app", "--output", "out"][..], &when, &secret].concat()).expect(0);
+    assert!(room.read("crontab").contains("0 */6 * * * "), "{}", room.read("crontab"));
+    schedule(&["list"]).expect(0);
+    schedule(&["run"]).expect(1);
+    schedule(&["list"]).expect(39);
+    schedule(&["show"]).expect(39);
 }
 
 /// A PATH with a crontab and a systemctl that only write down what they are told.

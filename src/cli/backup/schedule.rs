@@ -301,9 +301,10 @@ fn now() -> i64 {
 
 fn is_overdue(file: &ScheduleFile, state: &State) -> bool {
     let made = file.created.parse::<jiff::Timestamp>().map_or(0, |created| created.as_second());
-    // A schedule that never ran has from its making on.
+    // A schedule that never ran has from its making on. Where no age is too old, a failure is.
     let since = state.last_good.unwrap_or(made);
-    file.enabled && file.max_age_seconds.is_some_and(|most| now() - since > most)
+    let failed = state.last_result.as_deref().is_some_and(|it| it != ExitCode::Success.name());
+    file.enabled && file.max_age_seconds.map_or(failed, |most| now() - since > most)
 }
 
 fn report(file: &ScheduleFile, state: &State) -> Value {
@@ -317,8 +318,8 @@ fn report(file: &ScheduleFile, state: &State) -> Value {
 
 fn overdue_failure(names: &[String], details: Value) -> Failure {
     let message = match names {
-        [name] => format!("the last good backup of {name} is too old, or there is none"),
-        names => format!("the last good backups of {} are too old", names.join(", ")),
+        [name] => format!("the last backup of {name} failed, or the last good one is too old"),
+        names => format!("backups fail, or the last good ones are old: {}", names.join(", ")),
     };
     Failure::new(ExitCode::BackupOverdue, message)
         .hint("strongroom backup schedule run NAME makes one now, and says what is wrong")
@@ -336,8 +337,7 @@ fn list(places: Places, context: &Context) -> CommandResult {
             "NAME", "STATE", "WHEN", "LAST RESULT", "LAST GOOD BACKUP"
         ));
     }
-    let mut overdue = Vec::new();
-    let mut reports = Vec::new();
+    let (mut overdue, mut reports) = (Vec::new(), Vec::new());
     for file in &all {
         let state = State::read(&places, &file.name);
         if is_overdue(file, &state) {
