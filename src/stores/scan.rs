@@ -12,6 +12,11 @@ use super::{
 
 /// How much of a file is read to recognise it, in bytes.
 const HEAD: usize = 4096;
+/// How many threads look at files side by side, at how many each at least, and how many files are
+/// listed before that.
+const READERS: usize = 16;
+const PART: usize = 16;
+const BATCH: usize = 4096;
 
 /// A store with absolute paths.
 struct Found {
@@ -70,23 +75,56 @@ impl Scanner<'_> {
             Err(error) => self.scan.unreadable.push(error),
         }
         let failed = |error| Error::io(directory, "list", error);
+        let mut files = Vec::new();
         for entry in std::fs::read_dir(directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => below.push(entry.path()),
-                Ok(kind) if kind.is_file() => self.file(&entry.path()),
+                Ok(kind) if kind.is_file() => files.push(entry.path()),
                 Ok(_) => {}
                 Err(error) => self.scan.unreadable.push(Error::io(entry.path(), "look at", error)),
             }
+            if files.len() >= BATCH {
+                self.files(&std::mem::take(&mut files));
+            }
         }
+        self.files(&files);
         Ok(())
     }
 
+    /// Looks at files side by side: what takes time is the disk, which serves many at once.
+    fn files(&mut self, paths: &[PathBuf]) {
+        let part = paths.len().div_ceil(READERS).max(PART);
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let readers: Vec<_> = paths
+                .chunks(part)
+                .map(|paths| {
+                    scope.spawn(|| paths.iter().map(|path| file_store(path)).collect::<Vec<_>>())
+                })
+                .collect();
+            readers.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        let mut paths = paths.iter();
+        for part in found {
+            match part {
+                Ok(part) => part.into_iter().zip(paths.by_ref()).for_each(|(found, path)| {
+                    self.take(path, found);
+                }),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    }
+
     fn file(&mut self, path: &Path) {
+        self.take(path, file_store(path));
+    }
+
+    /// Takes what a look at a file found, unless the file belongs to a store found before.
+    fn take(&mut self, path: &Path, found: Result<Option<Found>, Error>) {
         if self.claimed.contains(path) {
             return;
         }
-        match file_store(path) {
+        match found {
             Ok(Some(found)) => self.add(found),
             Ok(None) => {}
             Err(error) => self.scan.unreadable.push(error),
