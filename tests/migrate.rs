@@ -190,6 +190,19 @@ fn refusals_leave_everything_as_it_was() {
     fs::remove_dir_all(store.mount_point()).unwrap();
     untouched();
 
+    // What neither a copy nor a wipe can do justice, and a configuration that could not be edited.
+    for (path, code) in [(store.data().join("app.db"), 32), (store.config(), 1)] {
+        let set = |flag| Command::new("chattr").arg(flag).arg(&path).output();
+        let root = rustix::process::geteuid().is_root();
+        if root && set("+i").is_ok_and(|done| done.status.success()) {
+            let ran = run(&mut encrypt(&store));
+            assert!(set("-i").unwrap().status.success());
+            assert!(ran.expect(code).stderr.contains("the source is untouched"));
+            untouched();
+            assert!(!store.vault().exists());
+        }
+    }
+
     // A configuration that names something else.
     let other = store.root.join("other.yaml");
     fs::write(&other, "a: /elsewhere\n").unwrap();
@@ -290,6 +303,7 @@ fn interrupts_stop_it_cleanly() {
     kill(child.id(), "INT");
     let ran = Ran::of(child.wait_with_output().unwrap()).expect(130);
     assert!(ran.stderr.contains("migrate resume"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the source is untouched"), "{}", ran.stderr);
     fs::remove_file(marker).unwrap();
     before.expect(&store.data());
     assert_eq!(status(&store)["phase"], "begun");

@@ -71,16 +71,22 @@ impl Failure {
         self
     }
 
-    /// An error of the operating system, at `path`, while doing what `action` says ("read",
-    /// "create").
-    pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
-        let code = match error.kind() {
+    /// How a process ends that failed with this error of the operating system.
+    pub fn io_code(error: &io::Error) -> ExitCode {
+        match error.kind() {
             io::ErrorKind::PermissionDenied => ExitCode::PermissionDenied,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ExitCode::NoSpace,
             _ => ExitCode::Failure,
-        };
-        let failure =
-            Self::new(code, format!("cannot {action} {}: {}", path.display(), plain_reason(error)));
+        }
+    }
+
+    /// An error of the operating system, at `path`, while doing what `action` says ("read",
+    /// "create").
+    pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
+        let failure = Self::new(
+            Self::io_code(error),
+            format!("cannot {action} {}: {}", path.display(), plain_reason(error)),
+        );
         match similar_path(path) {
             Some(similar) if error.kind() == io::ErrorKind::NotFound => {
                 failure.hint(format!("did you mean {}?", similar.display()))

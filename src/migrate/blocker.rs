@@ -21,7 +21,7 @@ pub enum Blocker {
         /// The other.
         other: StoredPath,
     },
-    /// The source is a mount point, and cannot be renamed.
+    /// The source is a mount point: nothing can take its place, neither now nor on the way back.
     SourceIsMountPoint,
     /// Other filesystems are mounted inside the source.
     MountedBelow(Remarks),
@@ -37,6 +37,8 @@ pub enum Blocker {
     },
     /// Too little space.
     NoSpace(Space),
+    /// Immutable or append-only entries.
+    Fixed(Remarks),
     /// A configuration file names nothing in the source.
     NothingToRepoint {
         /// The file.
@@ -79,8 +81,7 @@ impl fmt::Display for Blocker {
                 other.as_path().display()
             ),
             Self::SourceIsMountPoint => formatter.write_str(
-                "the source is a mount point and cannot be renamed; migrate a directory in it, \
-                 or repoint the app instead",
+                "the source is a mount point, so that nothing could take its place on the way back",
             ),
             Self::MountedBelow(remarks) => {
                 write!(formatter, "other filesystems are mounted in the source: {}", names(remarks))
@@ -104,6 +105,11 @@ impl fmt::Display for Blocker {
                 space.path.as_path().display(),
                 space.available,
                 space.needed
+            ),
+            Self::Fixed(remarks) => write!(
+                formatter,
+                "immutable or append-only, which neither a copy nor a wipe can do justice: {}",
+                names(remarks)
             ),
             Self::NothingToRepoint { file } => {
                 write!(formatter, "{} names nothing in the source", file.as_path().display())

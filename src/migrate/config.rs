@@ -104,6 +104,7 @@ fn plan_file(request: &Request, file: &Path) -> Result<Option<PlannedEdit>> {
     if bytes == original {
         return Ok(None);
     }
+    refuse_fixed(request, file)?;
     let keys = edits.iter().flat_map(|record| &record.edits).map(|edit| edit.key.clone()).collect();
     let inside = inside(&request.source, file);
     let edit = Edit {
@@ -115,6 +116,27 @@ fn plan_file(request: &Request, file: &Path) -> Result<Option<PlannedEdit>> {
     };
     let diff = repoint::diff(file, &edit.original.0, &edit.edited.0);
     Ok(Some(PlannedEdit { file: file.into(), format, keys, mentions, diff, inside, edit }))
+}
+
+/// Refuses a file that could not be replaced when its time comes.
+///
+/// # Errors
+/// When it is immutable, or its directory cannot be written.
+fn refuse_fixed(request: &Request, file: &Path) -> Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
+    if inside(&request.source, file).is_some() {
+        // Its copy is edited.
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| Error::io("replace", file, error);
+    let real = fs::canonicalize(file).map_err(failed)?;
+    let stat = rustix::fs::statx(CWD, &real, AtFlags::empty(), StatxFlags::BASIC_STATS)
+        .map_err(|error| failed(error.into()))?;
+    if stat.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND) {
+        return Err(failed(std::io::Error::from_raw_os_error(libc::EPERM)));
+    }
+    rustix::fs::access(super::operations::parent_of(&real), Access::WRITE_OK)
+        .map_err(|error| failed(error.into()))
 }
 
 fn relocation(request: &Request) -> Relocation {
@@ -184,6 +206,8 @@ pub(super) enum TakenBack {
     Whole,
     /// Somebody edited it since; only our edits were taken back.
     OwnEdits,
+    /// Somebody removed it since.
+    Gone,
 }
 
 /// Takes one edit back, unless it is taken back already. Edits of the copy in the vault are left.
@@ -196,7 +220,12 @@ pub(super) fn take_back(hands: &Hands, edit: &Edit) -> Result<TakenBack> {
 
 /// The same for the file at another path.
 pub(super) fn take_back_at(hands: &Hands, edit: &Edit, path: &Path) -> Result<TakenBack> {
-    let current = read(path)?;
+    let current = match read(path) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(TakenBack::Gone);
+        }
+        read => read?,
+    };
     if current == edit.original.0 {
         return Ok(TakenBack::Whole);
     }

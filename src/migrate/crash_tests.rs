@@ -76,6 +76,7 @@ fn child() {
 fn run(app: &App, mode: SwitchMode, deed: Deed, left: usize) -> bool {
     let mode = MODES.iter().position(|known| *known == mode).unwrap();
     let name = DEEDS.iter().find(|(_, known)| *known == deed).unwrap().0;
+    app.await_rest();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "migrate::crash_tests::child", "--nocapture"])
         .env(ORDER, format!("{mode} {name} {left} {}", app.root.display()))

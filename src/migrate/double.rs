@@ -187,6 +187,15 @@ impl App {
         fs::write(self.config(), self.original_config()).unwrap();
     }
 
+    /// Waits until no other process has a file of the source open: one that another test forks
+    /// holds what was open then, until it executes its program.
+    pub(crate) fn await_rest(&self) {
+        let held = || !crate::stores::open_files(&self.source()).unwrap().files.is_empty();
+        while self.source().is_dir() && held() {
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn source(&self) -> PathBuf {
         self.root.join("data")
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::account::Account;
 use super::blocker::Blocker;
 use super::environment::BoxError;
-use super::record::Phase;
+use super::record::{Origin, Phase};
 use crate::archive;
 use crate::repoint;
 use crate::stores::{self, Component};
@@ -152,6 +152,16 @@ pub enum Error {
     VaultChanged {
         /// What was changed.
         found: Box<Comparison>,
+    },
+    /// The data are back in their place already, from elsewhere than asked for.
+    #[error("the data are back in their place already, from {}", match .origin {
+        Origin::Originals => "the originals",
+        Origin::Snapshot => "the snapshot",
+        Origin::Vault => "the vault",
+    })]
+    BackAlready {
+        /// Where they came from.
+        origin: Origin,
     },
     /// A command of the app's failed.
     #[error("the {purpose} command failed ({reason}): {command}")]

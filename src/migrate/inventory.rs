@@ -72,6 +72,8 @@ pub struct Inventory {
     pub foreign: Remarks,
     /// Entries with extended attributes that only root may set.
     pub privileged_attributes: Remarks,
+    /// Immutable and append-only entries: no copy can keep that, and no wipe can remove them.
+    pub fixed: Remarks,
     /// Other filesystems mounted inside.
     pub mounted_below: Remarks,
 }
@@ -150,6 +152,9 @@ impl Inventory {
             |name: &[u8]| name.starts_with(b"trusted.") || name == b"security.capability";
         if metadata.xattrs.iter().any(|xattr| privileged(&xattr.name.0)) {
             self.privileged_attributes.add(path);
+        }
+        if entry.is_fixed {
+            self.fixed.add(path);
         }
         if entry.mount_point && !path.is_root() {
             self.mounted_below.add(path);

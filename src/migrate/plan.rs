@@ -226,7 +226,7 @@ fn check_source(
 ) -> Result<()> {
     let source = &request.source;
     let renames = request.mode != SwitchMode::Repoint || request.keep_originals;
-    if renames && is_mount_point(source) {
+    if is_mount_point(source) {
         blockers.push(Blocker::SourceIsMountPoint);
     }
     if renames
@@ -234,6 +234,9 @@ fn check_source(
         && rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_err()
     {
         blockers.push(Blocker::ParentNotWritable);
+    }
+    if inventory.fixed.count > 0 {
+        blockers.push(Blocker::Fixed(inventory.fixed.clone()));
     }
     if inventory.mounted_below.count > 0 {
         blockers.push(Blocker::MountedBelow(inventory.mounted_below.clone()));
@@ -254,6 +257,13 @@ fn look_at_stores(
     blockers: &mut Vec<Blocker>,
 ) -> Result<(Vec<Component>, Vec<stores::OpenFile>, usize)> {
     let scan = stores::scan(source).map_err(Error::Store)?;
+    let denied = scan.unreadable.iter().find(|error| {
+        let path = error.path().strip_prefix(source).unwrap_or(error.path());
+        error.io_kind() == Some(io::ErrorKind::PermissionDenied) && !leaves_out(patterns, path)
+    });
+    if let Some(error) = denied {
+        blockers.push(Blocker::Unreadable { reason: error.to_string() });
+    }
     let components = scan
         .components
         .into_iter()

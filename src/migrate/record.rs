@@ -265,6 +265,8 @@ pub enum Record {
     Kept(StoredPath),
     /// The way back has begun.
     RollingBack(Origin),
+    /// What was written to the vault since the migration may be lost.
+    Discarding,
     /// The tree to come back is complete and was verified.
     Restored(Restored),
     /// Everything is as it was before.
@@ -354,6 +356,8 @@ pub struct State {
     pub wiping: Option<StoredPath>,
     /// Where a rollback takes the data from.
     pub origin: Option<Origin>,
+    /// Whether what was written to the vault since the migration may be lost.
+    pub discards: bool,
     /// The tree to come back.
     pub restored: Option<Restored>,
 }
@@ -375,6 +379,7 @@ impl State {
             switched: false,
             wiping: None,
             origin: None,
+            discards: false,
             restored: None,
         };
         records.try_for_each(|record| state.apply(record)).map(|()| state)
@@ -400,7 +405,7 @@ impl State {
             Record::Wiped => (from == P::Wiping, P::Finished),
             Record::Kept(_) => (from == P::Accepted, P::Kept),
             Record::RollingBack(_) => (from != P::RolledBack, P::RollingBack),
-            Record::Restored(_) => (from == P::RollingBack, P::RollingBack),
+            Record::Discarding | Record::Restored(_) => (from == P::RollingBack, P::RollingBack),
             Record::RolledBack => (from == P::RollingBack, P::RolledBack),
         };
         if !allowed {
@@ -424,8 +429,10 @@ impl State {
             Record::RollingBack(origin) => {
                 // Another origin starts the restoring again.
                 self.origin = Some(*origin);
+                self.discards = false;
                 self.restored = None;
             }
+            Record::Discarding => self.discards = true,
             Record::Restored(restored) => self.restored = Some(restored.clone()),
             Record::Begun(_)
             | Record::Copied

@@ -56,7 +56,8 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// [`Error::VaultChanged`] when something was written to the vault since the migration and
-    /// `options` do not say what shall become of it. Whatever fails, another call goes on.
+    /// `options` do not say what shall become of it; [`Error::BackAlready`] when they name another
+    /// state than the one that is back in its place. Whatever fails, another call goes on.
     pub fn roll_back(&mut self, options: RollbackOptions) -> Result<RolledBack> {
         if self.state().phase == Phase::RolledBack {
             return Ok(RolledBack {
@@ -66,13 +67,41 @@ impl Engine<'_> {
                 leftover: None,
             });
         }
-        let origin = self.choose_origin(options)?;
+        let mut origin = self.choose_origin(options)?;
+        let mounted = self.environment.current_mount()?.is_some();
+        // Refused while the app runs, before anything is recorded or changed.
+        self.environment.unmount()?;
+        if mounted {
+            // The app may have written while the vault was compared.
+            origin = self.choose_origin(options)?;
+        }
+        if origin == Origin::Vault && self.restored_is_stale()? {
+            self.journal.append(Record::RollingBack(origin))?;
+        }
+        self.begin_rollback(origin)?;
+        let discards = options.discard_changes && options.from == Some(From::Snapshot);
+        if discards && !self.state().discards {
+            self.journal.append(Record::Discarding)?;
+        }
         self.roll_back_to(origin)
     }
 
+    /// Where the data shall come from. A rollback that was interrupted has an answer; but what was
+    /// written to the vault since is given up for no answer that did not know of it.
     fn choose_origin(&self, options: RollbackOptions) -> Result<Origin> {
         let state = self.state();
-        if let (Phase::RollingBack, Some(origin), None) = (state.phase, state.origin, options.from)
+        let begun = state.origin.filter(|_| state.phase == Phase::RollingBack);
+        if let Some(origin) = begun
+            && self.restored_is_in_place()?
+        {
+            let wants_vault = options.from.map(|from| from == From::Vault);
+            return match wants_vault.is_none_or(|wanted| wanted == (origin == Origin::Vault)) {
+                true => Ok(origin),
+                false => Err(Error::BackAlready { origin }),
+            };
+        }
+        if let (Some(origin), None) = (begun, options.from)
+            && (origin == Origin::Vault || state.discards)
         {
             return Ok(origin);
         }
@@ -94,6 +123,41 @@ impl Engine<'_> {
             return Ok(Origin::Vault);
         }
         Ok(past)
+    }
+
+    /// Whether the tree that comes back has taken its place already.
+    fn restored_is_in_place(&self) -> Result<bool> {
+        let state = self.state();
+        match &state.restored {
+            Some(restored) => is_at(restored.identity, state.begun.source.as_path()),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the vault was written to since the tree that comes back was made from it.
+    fn restored_is_stale(&self) -> Result<bool> {
+        let state = self.state();
+        let (Some(Origin::Vault), Some(restored)) = (state.origin, &state.restored) else {
+            return Ok(false);
+        };
+        if self.restored_is_in_place()? {
+            return Ok(false);
+        }
+        let environment = &self.environment;
+        environment.observer.stage(Stage::Changes, None);
+        let mount = environment.mount(&self.private_mount_point()?, MountAccess::ReadOnly)?;
+        let key = environment.vault.migration_key();
+        let compared = LedgerReader::open(&self.place.restored_ledger(), key, &restored.ledger)
+            .and_then(|ledger| self.compare(&local(&mount.content)?, ledger));
+        environment.unmount()?;
+        Ok(!compared?.is_equal())
+    }
+
+    fn begin_rollback(&mut self, origin: Origin) -> Result<()> {
+        if self.state().phase != Phase::RollingBack || self.state().origin != Some(origin) {
+            self.journal.append(Record::RollingBack(origin))?;
+        }
+        Ok(())
     }
 
     /// What in the vault is not what was migrated: content, names, permissions; but not the times
@@ -147,21 +211,24 @@ impl Engine<'_> {
     }
 
     pub(super) fn roll_back_to(&mut self, origin: Origin) -> Result<RolledBack> {
-        if self.state().phase != Phase::RollingBack || self.state().origin != Some(origin) {
-            self.journal.append(Record::RollingBack(origin))?;
-        }
+        self.begin_rollback(origin)?;
         if origin != Origin::Originals && self.state().restored.is_none() {
             self.restore(origin)?;
         }
-        // Refused while the app runs, before anything is changed.
         self.environment.unmount()?;
         self.environment.observer.stage(Stage::SwitchBack, None);
         let mut edited_since = Vec::new();
         for edit in self.state().switching.iter().flat_map(|switching| &switching.edits) {
-            if edit.inside.is_none()
-                && config::take_back(&self.environment.hands, edit)? == TakenBack::OwnEdits
-            {
-                edited_since.push(edit.file.clone());
+            if edit.inside.is_some() {
+                continue;
+            }
+            match config::take_back(&self.environment.hands, edit)? {
+                TakenBack::Whole => {}
+                TakenBack::OwnEdits => edited_since.push(edit.file.clone()),
+                TakenBack::Gone => self.environment.observer.note(&format!(
+                    "{} was removed since, and is left so; the snapshot has it as it was",
+                    edit.file.as_path().display()
+                )),
             }
         }
         let leftover = match origin {
@@ -244,6 +311,10 @@ impl Engine<'_> {
         // The app must not write while its data are read; and a fresh mount reads from the disk.
         self.environment.unmount()?;
         if present(&target)? {
+            // What is left of the originals may bear this name, where another tree took their place.
+            if is_at(self.state().begun.identity, &target)? {
+                return Err(Error::BackAlready { origin });
+            }
             self.remove_tree(&target)?;
         }
         self.environment.hands.make_directory(&target, 0o700)?;
@@ -370,7 +441,18 @@ impl Engine<'_> {
             let to = source.join(path.as_path());
             let parent = super::operations::parent_of(&to);
             if parent.is_dir() && !present(&to)? {
-                self.environment.hands.rename(&rest.join(path.as_path()), &to)?;
+                match self.environment.hands.rename(&rest.join(path.as_path()), &to) {
+                    // Something is mounted there.
+                    Err(Error::Io { path, source, .. })
+                        if source.kind() == std::io::ErrorKind::ResourceBusy =>
+                    {
+                        self.environment.observer.note(&format!(
+                            "something is mounted on {}, which therefore stays there",
+                            path.display()
+                        ));
+                    }
+                    outcome => outcome?,
+                }
             }
         }
         Ok(())

@@ -90,6 +90,19 @@ impl Engine<'_> {
         root: &Path,
     ) -> Result<Vec<(Component, stores::CheckReport)>> {
         let scan = stores::scan(root).map_err(Error::Store)?;
+        for error in scan.unreadable {
+            let path = error.path().strip_prefix(root).unwrap_or(error.path());
+            if leaves_out(&self.patterns, path)
+                || error.io_kind() == Some(std::io::ErrorKind::NotFound)
+            {
+                continue;
+            }
+            // What cannot be looked at may be a store that is damaged.
+            if !self.state().begun.accept_damage {
+                return Err(Error::Store(error));
+            }
+            self.environment.observer.note(&error.to_string());
+        }
         let mut reports = Vec::new();
         for component in scan.components {
             self.environment.observer.check()?;

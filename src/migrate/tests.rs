@@ -17,9 +17,9 @@ fn app() -> (Place, App) {
 const MODES: [SwitchMode; 3] = [SwitchMode::Repoint, SwitchMode::InPlace, SwitchMode::Symlink];
 
 fn migrate<'a>(app: &App, vault: &'a double::PlainVault, request: &Request) -> Engine<'a> {
+    app.await_rest();
     let plan = plan(request, &Unobserved).unwrap();
     assert_eq!(plan.blockers, []);
-    let _ = app;
     let mut engine = Engine::begin(environment(vault, Arc::new(Unwatched)), &plan).unwrap();
     engine.advance().unwrap();
     engine
@@ -75,4 +75,124 @@ fn there_and_back_after_the_wipe() {
             assert_eq!(names(&app), ["app.yaml", "data", "vault"], "{mode:?} {from:?}");
         }
     }
+}
+
+/// Lets one kind of change fail, from the first one on.
+struct Fails(Change);
+
+impl Watch for Fails {
+    fn before(&self, operation: &Operation<'_>) -> std::io::Result<()> {
+        match operation.change == self.0 {
+            true => Err(std::io::ErrorKind::ResourceBusy.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn after(&self, _: &Operation<'_>) {}
+}
+
+fn reopen<'a>(vault: &'a double::PlainVault, watch: Arc<dyn Watch>) -> Engine<'a> {
+    loop {
+        match Engine::open(environment(vault, Arc::clone(&watch)), None) {
+            // A process that another test forks holds the lock, too, until it executes its program.
+            Err(Error::Running { .. }) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+const FROM_VAULT: RollbackOptions =
+    RollbackOptions { from: Some(From::Vault), discard_changes: false };
+const DISCARDING: RollbackOptions =
+    RollbackOptions { from: Some(From::Snapshot), discard_changes: true };
+
+/// A rollback that could not be ended says nothing of what the app writes afterwards.
+#[test]
+fn what_is_written_after_an_interrupted_rollback_is_not_lost() {
+    for wiped in [false, true] {
+        for fault in [Change::Unmount, Change::ReplaceFile] {
+            let (_directory, app) = app();
+            let vault = app.vault();
+            let mut engine = migrate(&app, &vault, &app.request(SwitchMode::Repoint));
+            if wiped {
+                engine.wipe(&mut |_, _| {}).unwrap();
+            }
+            drop(engine);
+            reopen(&vault, Arc::new(Fails(fault)))
+                .roll_back(RollbackOptions::default())
+                .unwrap_err();
+            fs::write(vault.content().join("since"), b"since").unwrap();
+            let refused = reopen(&vault, Arc::new(Unwatched)).roll_back(RollbackOptions::default());
+            assert!(
+                matches!(refused, Err(Error::VaultChanged { .. })),
+                "{wiped} {fault:?}: {refused:?}"
+            );
+            reopen(&vault, Arc::new(Unwatched)).roll_back(FROM_VAULT).unwrap();
+            assert_eq!(fs::read(app.source().join("since")).unwrap(), b"since");
+            assert_eq!(fs::read_to_string(app.config()).unwrap(), app.original_config());
+        }
+    }
+}
+
+/// Whoever said that it may be lost is not asked again.
+#[test]
+fn an_answer_outlives_an_interruption() {
+    let (_directory, app) = app();
+    let before = Image::of(&app.source());
+    let vault = app.vault();
+    drop(migrate(&app, &vault, &app.request(SwitchMode::Repoint)));
+    fs::write(vault.content().join("since"), b"since").unwrap();
+    reopen(&vault, Arc::new(Fails(Change::ReplaceFile))).roll_back(DISCARDING).unwrap_err();
+    reopen(&vault, Arc::new(Unwatched)).roll_back(RollbackOptions::default()).unwrap();
+    assert_eq!(Image::of(&app.source()), before);
+}
+
+/// A configuration file that is gone keeps nothing else from coming back.
+#[test]
+fn a_removed_configuration_file_is_not_in_the_way() {
+    let (_directory, app) = app();
+    let before = Image::of(&app.source());
+    let vault = app.vault();
+    let mut engine = migrate(&app, &vault, &app.request(SwitchMode::Repoint));
+    fs::remove_file(app.config()).unwrap();
+    engine.roll_back(RollbackOptions::default()).unwrap();
+    assert_eq!(Image::of(&app.source()), before);
+    assert!(!app.config().exists());
+}
+
+/// A tree that was made from the vault is made again when the vault was written to meanwhile.
+#[test]
+fn what_is_written_after_the_restoring_comes_back_too() {
+    let (_directory, app) = app();
+    let vault = app.vault();
+    migrate(&app, &vault, &app.request(SwitchMode::Repoint)).wipe(&mut |_, _| {}).unwrap();
+    reopen(&vault, Arc::new(Fails(Change::ReplaceFile))).roll_back(FROM_VAULT).unwrap_err();
+    assert!(reopen(&vault, Arc::new(Unwatched)).state().restored.is_some());
+    fs::write(vault.content().join("since"), b"since").unwrap();
+    reopen(&vault, Arc::new(Unwatched)).roll_back(RollbackOptions::default()).unwrap();
+    assert_eq!(fs::read(app.source().join("since")).unwrap(), b"since");
+}
+
+/// Once the data are back in their place, what was left of the originals has their old name: it
+/// must not be taken for a tree that was being made.
+#[test]
+fn another_origin_comes_too_late_once_the_data_are_back() {
+    let (_directory, app) = app();
+    fs::create_dir(app.source().join("cache")).unwrap();
+    fs::write(app.source().join("cache/kept"), b"left behind").unwrap();
+    let vault = app.vault();
+    let mut request = app.request(SwitchMode::Repoint);
+    request.exclude = vec!["cache".to_owned()];
+    let mut engine = migrate(&app, &vault, &request);
+    // What is in the way of the wipe is what it does not know.
+    engine.wipe(&mut |_, _| {}).unwrap();
+    drop(engine);
+    // The exchange of the trees is done, what follows is not.
+    let fault = Arc::new(Fails(Change::RemoveDirectory));
+    reopen(&vault, fault).roll_back(FROM_VAULT).unwrap_err();
+    let late = reopen(&vault, Arc::new(Unwatched)).roll_back(DISCARDING);
+    assert!(matches!(late, Err(Error::BackAlready { origin: Origin::Vault })), "{late:?}");
+    reopen(&vault, Arc::new(Unwatched)).roll_back(FROM_VAULT).unwrap();
+    assert_eq!(fs::read(app.source().join("cache/kept")).unwrap(), b"left behind");
+    assert_eq!(fs::read(app.source().join("one")).unwrap(), b"one");
 }

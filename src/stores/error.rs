@@ -1,7 +1,7 @@
 //! What looking at stores can fail with.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A store that could not be looked at. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// What it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Io { path, .. } | Self::Sqlite { path, .. } | Self::Damaged { path, .. } => path,
+        }
+    }
+
+    /// Why the operating system failed, if that was it.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+
     /// An [`Error::Io`].
     pub(super) fn io(path: impl Into<PathBuf>, action: &'static str, source: io::Error) -> Self {
         Self::Io { path: path.into(), action, source }

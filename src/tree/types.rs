@@ -123,6 +123,8 @@ pub struct Entry {
     pub allocated: u64,
     /// Another filesystem is mounted here. What a directory of this kind holds was not visited.
     pub mount_point: bool,
+    /// It is immutable or append-only, as `chattr +i` and `+a` make it; no copy can keep that.
+    pub is_fixed: bool,
 }
 
 /// The SHA-256 of a regular file's content, holes read as zeros.

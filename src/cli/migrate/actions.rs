@@ -93,6 +93,16 @@ impl<'a> Run<'a> {
             if engine.state().stopped && engine.state().phase < Phase::Switched {
                 failure.message.push_str("; the app was stopped for this and is not running");
             }
+            let phase = engine.state().phase;
+            let says_it = |hint: &String| hint.contains("in the vault");
+            if !failure.hint.as_ref().is_some_and(says_it) {
+                failure.message.push_str(whereabouts(phase));
+            }
+            let resumes = |hint: &String| hint.contains("migrate resume");
+            if phase == Phase::RollingBack && failure.hint.as_ref().is_some_and(resumes) {
+                let vault = self.path.display();
+                failure.hint = Some(format!("go on: strongroom migrate rollback --vault {vault}"));
+            }
             failure
         })
     }
@@ -218,6 +228,19 @@ pub(super) fn encrypt(args: &EncryptArgs, context: &Context) -> CommandResult {
         |environment| Engine::begin(environment, &plan),
         |engine, shown| run.finish(engine, shown, "migrate encrypt"),
     )
+}
+
+/// What became of the user's data when something failed.
+fn whereabouts(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Begun | Phase::Surveyed | Phase::Snapshotted | Phase::Copied | Phase::Verified => {
+            "; the source is untouched"
+        }
+        Phase::Switching | Phase::Switched | Phase::Accepted => "; the originals are complete",
+        Phase::Wiping => "; everything is in the vault, verified",
+        Phase::RollingBack => "; the vault is as it was",
+        Phase::Finished | Phase::Kept | Phase::RolledBack => "",
+    }
 }
 
 /// The vault at that path; made, where there is none yet.

@@ -237,9 +237,14 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
             next(Failure::io(action, &path, &source))
         }
         Error::Archive(_) => next(Failure::new(ExitCode::ArchiveDamaged, message)),
-        Error::Config { .. } | Error::UnknownFormat { .. } => {
-            Failure::new(ExitCode::Failure, message)
+        Error::Config { ref source, .. } => {
+            let code = match source {
+                crate::repoint::Error::Io { source, .. } => Failure::io_code(source),
+                _ => ExitCode::Failure,
+            };
+            next(Failure::new(code, message))
         }
+        Error::UnknownFormat { .. } => Failure::new(ExitCode::Failure, message),
         Error::ConfigChanged { .. } => Failure::new(ExitCode::SourceChanged, message)
             .hint("put the file back as it was, or edit it by hand, and resume or roll back"),
         Error::Running { .. } => Failure::new(ExitCode::VaultInUse, message)
@@ -284,6 +289,10 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
                 "--from vault keeps what was written since; --from snapshot --discard-changes \
                  gives back the state at the migration",
             ),
+        Error::BackAlready { .. } => Failure::new(ExitCode::MigrationState, message).hint(format!(
+            "{} without --from ends it; the vault still holds its content",
+            how("rollback")
+        )),
         Error::Command { .. } => Failure::new(ExitCode::CommandFailed, message).hint(go_on()),
         Error::BackedOut { .. } => Failure::new(ExitCode::CommandFailed, message),
         Error::NotAllWiped { account, .. } => {
@@ -305,7 +314,10 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
 
 fn tree_code(error: &crate::tree::Error) -> ExitCode {
     match (error, error.raw_os_error()) {
-        (crate::tree::Error::Changed { .. }, _) => ExitCode::SourceChanged,
+        // What was listed and is gone when it is opened was removed meanwhile.
+        (crate::tree::Error::Changed { .. }, _) | (_, Some(libc::ENOENT)) => {
+            ExitCode::SourceChanged
+        }
         (_, Some(libc::ENOSPC | libc::EDQUOT)) => ExitCode::NoSpace,
         (_, Some(libc::EACCES | libc::EPERM)) => ExitCode::PermissionDenied,
         _ => ExitCode::Failure,
@@ -318,9 +330,10 @@ fn blocked(blockers: &[Blocker], message: String) -> Failure {
         Blocker::NoSpace(_) => ExitCode::NoSpace,
         Blocker::MountPoint { .. } => ExitCode::MountPoint,
         Blocker::Overlap { .. } => ExitCode::Usage,
-        Blocker::NeedsRoot(_) | Blocker::Unreadable { .. } | Blocker::ParentNotWritable => {
-            ExitCode::PermissionDenied
-        }
+        Blocker::NeedsRoot(_)
+        | Blocker::Unreadable { .. }
+        | Blocker::Fixed(_)
+        | Blocker::ParentNotWritable => ExitCode::PermissionDenied,
         Blocker::SourceIsMountPoint
         | Blocker::MountedBelow(_)
         | Blocker::NothingToRepoint { .. }
@@ -333,7 +346,8 @@ fn blocked(blockers: &[Blocker], message: String) -> Failure {
         Blocker::Overlap { .. } => "source, vault and mount point must lie apart",
         Blocker::NeedsRoot(_) | Blocker::Unreadable { .. } => "run it as root",
         Blocker::ParentNotWritable => "run it as root, or repoint the app with --config",
-        Blocker::SourceIsMountPoint => "repoint the app with --config and without --keep-originals",
+        Blocker::SourceIsMountPoint => "move the data into a directory in it, and migrate that one",
+        Blocker::Fixed(_) => "chattr -ia FILE, or leave them out with --exclude",
         Blocker::MountedBelow(_) => "unmount them, or leave them out with --exclude",
         Blocker::NothingToRepoint { .. } => "set the value with --set FILE:KEY=VALUE",
         Blocker::Config { .. } => "edit it by hand, and leave it out here",

@@ -96,6 +96,7 @@ impl LocalTree {
             inode: identity.inode,
             count: u64::from(stat.stx_nlink),
         });
+        let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
         let mount_point = !path.is_root() && self.is_mount_point(&stat);
         let entry = Entry {
             path,
@@ -105,6 +106,7 @@ impl LocalTree {
             hard_link,
             allocated: stat.stx_blocks.saturating_mul(512),
             mount_point,
+            is_fixed: stat.stx_attributes.intersects(fixed),
         };
         Ok((entry, identity))
     }
