@@ -261,6 +261,11 @@ impl Engine<'_> {
         if self.state().begun.mode != SwitchMode::Repoint {
             self.discard_stand_in(&self.aside())?;
         }
+        // What a rollback from elsewhere had begun to make: a copy in plain that nobody needs.
+        let target = self.restore_target();
+        if present(&target)? && !is_at(self.state().begun.identity, &target)? {
+            self.remove_tree(&target)?;
+        }
         if self.state().source.is_some() {
             let changed = self.source_changes()?;
             if changed.count > 0 {

@@ -173,6 +173,24 @@ fn what_is_written_after_the_restoring_comes_back_too() {
     assert_eq!(fs::read(app.source().join("since")).unwrap(), b"since");
 }
 
+/// A tree that was being made of the vault is a copy in plain: it does not stay when the originals
+/// come back instead.
+#[test]
+fn nothing_of_another_way_back_is_left() {
+    for mode in MODES {
+        let (_directory, app) = app();
+        let before = Image::of(&app.source());
+        let vault = app.vault();
+        drop(migrate(&app, &vault, &app.request(mode)));
+        reopen(&vault, Arc::new(Fails(Change::Copy))).roll_back(FROM_VAULT).unwrap_err();
+        assert!(names(&app).iter().any(|name| name.contains("restore")), "{mode:?}");
+        let back = reopen(&vault, Arc::new(Unwatched)).roll_back(DISCARDING).unwrap();
+        assert_eq!(back.origin, Origin::Originals);
+        assert_eq!(Image::of(&app.source()), before, "{mode:?}");
+        assert_eq!(names(&app), ["app.yaml", "data", "vault"], "{mode:?}");
+    }
+}
+
 /// Once the data are back in their place, what was left of the originals has their old name: it
 /// must not be taken for a tree that was being made.
 #[test]
