@@ -24,6 +24,9 @@ pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(4);
 /// How long to wait before trying again what failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long an application that syncs has the disk for itself, after each sync.
+const SYNC_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Bytes written in place at once.
 const APPLY_RUN: usize = 1 << 20;
 
@@ -37,18 +40,24 @@ impl Core {
     /// core is closing.
     pub(super) fn maintain(&self) {
         let mut commit_due: Option<Instant> = None;
+        let mut filled = false;
         while !self.closing() {
             let patience = commit_due.map(|due| due.saturating_duration_since(Instant::now()));
-            self.signal.wait(patience);
+            let interval = filled.then_some(SYNC_INTERVAL);
+            self.signal.wait(patience.into_iter().chain(interval).min());
             if self.closing() {
                 return;
             }
-            if let Err(error) = self.checkpoint_filled() {
-                tracing::error!(
-                    "the journal could not be written in place, which will be tried again: {error}"
-                );
-                std::thread::sleep(RETRY_INTERVAL);
-                self.signal.raise();
+            let may_wait = |journal: &Journal| journal.emptying_can_wait(SYNC_INTERVAL);
+            match self.checkpoint_filled(may_wait) {
+                Ok(done) => filled = !done,
+                Err(error) => {
+                    tracing::error!(
+                        "the journal could not be written in place, which will be tried again: {error}"
+                    );
+                    std::thread::sleep(RETRY_INTERVAL);
+                    self.signal.raise();
+                }
             }
             if commit_due.is_some_and(|due| due <= Instant::now()) {
                 commit_due = None;
@@ -69,22 +78,35 @@ impl Core {
         let quiet = self
             .journal()
             .is_some_and(|journal| journal.take_activity() == 0 && journal.has_members());
-        let outcome =
-            self.commit_all().and_then(|()| if quiet { self.empty_journal() } else { Ok(()) });
+        let outcome = self.commit_all().and_then(|()| match self.journal() {
+            // The next round empties what is filled here.
+            Some(journal) if quiet => {
+                journal.fill_active()?;
+                self.signal.raise();
+                Ok(())
+            }
+            _ => Ok(()),
+        });
         if let Err(error) = outcome {
             tracing::error!("the periodic commit failed and will be tried again: {error}");
         }
         self.create_journal_if_missing();
     }
 
-    /// Empties the filled segment, where there is one.
-    pub(super) fn checkpoint_filled(&self) -> Result<()> {
-        let Some(journal) = self.journal() else { return Ok(()) };
+    /// Empties the filled segment, where there is one, unless `may_wait` says before a step that
+    /// the rest can wait; whether none is left. What an earlier call left is gone on with.
+    pub(super) fn checkpoint_filled(&self, may_wait: impl Fn(&Journal) -> bool) -> Result<bool> {
+        let Some(journal) = self.journal() else { return Ok(true) };
         let _one_at_a_time = self.checkpointing.lock();
-        let Some((generation, members)) = journal.filled() else { return Ok(()) };
+        let Some((generation, members)) = journal.filled() else { return Ok(true) };
+        if may_wait(journal) {
+            return Ok(false);
+        }
         journal.commit(u64::MAX)?;
         for inode in &members {
-            self.apply(journal, inode, generation)?;
+            if !self.apply(journal, inode, generation, &may_wait)? || may_wait(journal) {
+                return Ok(false);
+            }
         }
         // Blocks whose newer version lies in the other segment: that version is durable after this.
         journal.commit(u64::MAX)?;
@@ -112,7 +134,7 @@ impl Core {
         for inode in &members {
             self.drop_if_idle(inode);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Empties the whole journal: everything is in place and durable afterwards.
@@ -120,25 +142,36 @@ impl Core {
         let Some(journal) = self.journal() else { return Ok(()) };
         // The first round empties a segment filled before, the second the one active until now.
         for _ in 0..3 {
-            self.checkpoint_filled()?;
+            self.checkpoint_filled(|_| false)?;
             if !journal.fill_active()? {
                 break;
             }
         }
-        self.checkpoint_filled()
+        self.checkpoint_filled(|_| false)?;
+        Ok(())
     }
 
     /// Writes a file's committed blocks of one segment in place, letting others at the file in
-    /// between: what they change of it lies in the other segment.
-    fn apply(&self, journal: &Journal, inode: &Arc<Inode>, generation: u64) -> Result<()> {
-        let Some(file) = inode.open_file() else { return Ok(()) };
+    /// between: what they change of it lies in the other segment. Whether all are; not where
+    /// `may_wait` said before a step that the rest can wait.
+    fn apply(
+        &self,
+        journal: &Journal,
+        inode: &Arc<Inode>,
+        generation: u64,
+        may_wait: impl Fn(&Journal) -> bool,
+    ) -> Result<bool> {
+        let Some(file) = inode.open_file() else { return Ok(true) };
         let mut next = Some(0);
         while let Some(from) = next {
             let mut content = file.content.write();
             next = apply_content(journal, &mut content, Some(generation), from, APPLY_STEP)?;
             RwLockWriteGuard::unlock_fair(content);
+            if next.is_some() && may_wait(journal) {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Before a file's name changes: nothing in the journal may depend on the old one. Its records

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
+
+use super::journal::Journal;
 use super::tests::{CALLER, format, master, read_all};
 use super::*;
 use crate::backing::crash::{CrashImage, CrashRecorder, Metadata, Sampler};
@@ -57,6 +60,8 @@ enum Step {
     EmptyJournal,
     /// The journal goes on in its other segment.
     FillSegment,
+    /// A filled segment is emptied in part, and the rest has to wait.
+    EmptyPart,
     Rename,
     RenameDirectory,
 }
@@ -103,6 +108,11 @@ fn run(initial: &[u8], steps: &[Step]) -> Workload {
             Step::EmptyJournal => fs.core().empty_journal().unwrap(),
             Step::FillSegment => {
                 fs.core().journal().unwrap().fill_active().unwrap();
+            }
+            Step::EmptyPart => {
+                let steps = Cell::new(0);
+                let stop = |_: &Journal| steps.replace(steps.get() + 1) == 1;
+                fs.core().checkpoint_filled(stop).unwrap();
             }
             Step::Rename => {
                 let (from, to): (&[u8], &[u8]) =
@@ -254,7 +264,7 @@ fn random_steps(rng: &mut StdRng, count: usize) -> Vec<Step> {
         _ => rng.random_range(0..3_000),
     };
     (0..count)
-        .map(|_| match rng.random_range(0..20) {
+        .map(|_| match rng.random_range(0..22) {
             0..=7 => {
                 let len = match rng.random_range(0..4) {
                     0 => 4096,
@@ -271,6 +281,8 @@ fn random_steps(rng: &mut StdRng, count: usize) -> Vec<Step> {
             16 => Step::CommitAll,
             17 => Step::EmptyJournal,
             18 => Step::Rename,
+            19 => Step::FillSegment,
+            20 => Step::EmptyPart,
             _ => Step::RenameDirectory,
         })
         .collect()
@@ -308,6 +320,36 @@ fn a_large_append_after_a_durable_tail_leaves_the_tail() {
     );
     for metadata in [Metadata::Ordered, Metadata::PerFile] {
         workload.check(metadata, 3, 60);
+    }
+}
+
+#[test]
+fn emptying_the_journal_can_stop_and_go_on_later() {
+    let part = || Step::EmptyPart;
+    let workload = run(
+        &[7; 30_000],
+        &[
+            Step::Write(100, vec![8; 25_000]),
+            Step::Sync,
+            Step::FillSegment,
+            part(),
+            Step::Write(9000, vec![9; 9000]),
+            Step::Sync,
+            part(),
+            Step::Truncate(14_000),
+            Step::Sync,
+            part(),
+            Step::Punch(4096, 4096),
+            Step::Write(20_000, vec![10; 5000]),
+            Step::Sync,
+            part(),
+            Step::EmptyJournal,
+            Step::Write(0, vec![11; 4096]),
+            Step::Sync,
+        ],
+    );
+    for metadata in [Metadata::Ordered, Metadata::PerFile] {
+        assert!(workload.check(metadata, 5, 100) > 100);
     }
 }
 

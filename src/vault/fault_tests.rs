@@ -28,7 +28,8 @@ struct Seen {
 type Tree = BTreeMap<Vec<u8>, Seen>;
 
 fn open(vault: FaultDirectory) -> FileSystem {
-    FileSystem::open(Box::new(vault), &master(), FilesystemOptions::default(), "a test").unwrap()
+    let options = FilesystemOptions { journal_segment: 1 << 20, ..FilesystemOptions::default() };
+    FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap()
 }
 
 fn number(fs: &FileSystem, path: &[u8]) -> InodeNumber {

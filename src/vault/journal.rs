@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -28,6 +29,8 @@ pub(super) const SEGMENT_NAMES: [&[u8]; 2] = [b"journal.0", b"journal.1"];
 
 /// Sizes tried for a segment, in bytes, where the disk has no room for the wanted one.
 const SMALL_SEGMENT_SIZES: [u64; 3] = [8 << 20, 2 << 20, 512 << 10];
+/// What part of the free room a segment takes at most, unless that is less than the smallest.
+const SHARE_OF_ROOM: u64 = 32;
 /// The number of no file: readers pass over records about it.
 const NOBODY: u32 = u32::MAX;
 /// Room kept in every segment for the records that end it.
@@ -125,6 +128,10 @@ struct Inner {
     durable_until: Timestamp,
     /// Records of blocks appended since the maintenance last looked.
     activity: u64,
+    /// When an application last waited for a sync.
+    last_sync: Option<Instant>,
+    /// How many wait for a free segment.
+    waiting: usize,
 }
 
 /// The journal of a mounted vault.
@@ -152,6 +159,10 @@ impl Journal {
         signal: &Arc<Signal>,
     ) -> io::Result<Self> {
         let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
+        let room = directory.filesystem_stat()?;
+        let share = room.block_size.saturating_mul(room.blocks_available) / SHARE_OF_ROOM;
+        let [.., smallest] = SMALL_SEGMENT_SIZES;
+        let wanted_size = wanted_size.min(share.max(smallest).next_multiple_of(4096));
         let smaller = SMALL_SEGMENT_SIZES.into_iter().filter(|size| *size < wanted_size);
         for size in std::iter::once(wanted_size).chain(smaller) {
             let files: io::Result<Vec<_>> =
@@ -205,6 +216,8 @@ impl Journal {
             failed: None,
             durable_until: now,
             activity: 0,
+            last_sync: None,
+            waiting: 0,
         };
         let journal = Self {
             codec,
@@ -492,6 +505,22 @@ impl Journal {
         }
     }
 
+    /// The same for an application that waits, of which the emptying of the journal takes notice.
+    pub(super) fn commit_for_sync(&self, sequence: u64) -> io::Result<()> {
+        self.inner.lock().last_sync = Some(Instant::now());
+        self.commit(sequence)
+    }
+
+    /// Whether emptying the filled segment may wait: an application synced within `interval`, so
+    /// the emptying would slow it down, and the active segment has room for some time.
+    pub(super) fn emptying_can_wait(&self, interval: Duration) -> bool {
+        let inner = self.inner.lock();
+        let active = &inner.segments[active_index(&inner)];
+        inner.waiting == 0
+            && active.head < active.size / 2
+            && inner.last_sync.is_some_and(|sync| sync.elapsed() < interval)
+    }
+
     /// Up to which sequence the journal is durable.
     pub(super) fn durable_sequence(&self) -> u64 {
         self.inner.lock().durable_sequence
@@ -535,12 +564,14 @@ impl Journal {
     /// Waits until a segment was made free, or the journal failed.
     pub(super) fn wait_for_room(&self) {
         let mut inner = self.inner.lock();
+        inner.waiting += 1;
         while inner.failed.is_none()
             && !inner.segments.iter().any(|segment| segment.state == SegmentState::Free)
         {
             self.signal.raise();
-            self.room.wait_for(&mut inner, std::time::Duration::from_millis(200));
+            self.room.wait_for(&mut inner, Duration::from_millis(200));
         }
+        inner.waiting -= 1;
     }
 
     /// The filled segment's generation and the inodes with records in it.

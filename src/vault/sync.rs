@@ -54,7 +54,7 @@ impl Core {
         if let Some(journal) = self.journal()
             && captured.sequence > 0
         {
-            journal.commit(captured.sequence)?;
+            journal.commit_for_sync(captured.sequence)?;
         }
         let mut content = file.content.write();
         content.syncs = if content.written_since_sync > (1 << 20) {

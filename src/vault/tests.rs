@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -406,4 +408,27 @@ fn looking_for_torn_blocks_leaves_the_header_of_what_lies_in_the_journal() {
         let ino = fs.lookup(InodeNumber::ROOT, b"log").unwrap().attributes.ino;
         assert_eq!(read_all(&fs, ino), [7; 5000]);
     }
+}
+
+/// Emptying the journal makes way for an application that syncs, while there is room.
+#[test]
+fn emptying_the_journal_waits_for_who_syncs() {
+    const EVER: Duration = Duration::from_secs(1 << 30);
+    let options = FilesystemOptions { journal_segment: 128 << 10, ..FilesystemOptions::default() };
+    let vault = Place::memory().directory();
+    let fs = FileSystem::open(vault, &master(), options, "a test").unwrap();
+    let ino = fs.create(&CALLER, InodeNumber::ROOT, b"file", 0o600).unwrap().attributes.ino;
+    fs.write(ino, 0, &[7; 100_000]).unwrap();
+    fs.sync(ino, true).unwrap();
+    fs.write(ino, 0, &[8; 4096]).unwrap();
+    let journal = fs.core().journal().unwrap();
+    assert!(!journal.emptying_can_wait(EVER), "nobody waited for it");
+    fs.sync(ino, true).unwrap();
+    assert!(journal.emptying_can_wait(EVER));
+    assert!(!journal.emptying_can_wait(Duration::ZERO), "that was long ago");
+    for _ in 0..16 {
+        fs.write(ino, 0, &[9; 4096]).unwrap();
+    }
+    fs.sync(ino, true).unwrap();
+    assert!(!journal.emptying_can_wait(EVER), "there is little room left");
 }

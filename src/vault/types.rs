@@ -161,7 +161,8 @@ pub struct FilesystemOptions {
     pub descriptors: usize,
     /// The transport sets the times of written files itself (FUSE's writeback cache does).
     pub kernel_keeps_times: bool,
-    /// Bytes of each of the journal's two segments; less is taken where the disk is nearly full.
+    /// Bytes of each of the journal's two segments, at most; less is taken where the disk has
+    /// little room.
     pub journal_segment: u64,
 }
 
@@ -172,7 +173,7 @@ impl Default for FilesystemOptions {
             journal: true,
             descriptors: 512,
             kernel_keeps_times: false,
-            journal_segment: 32 << 20,
+            journal_segment: 64 << 20,
         }
     }
 }
