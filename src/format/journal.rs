@@ -172,6 +172,8 @@ impl Record {
                 if sealed.is_empty() || (last != 0 && last <= BLOCK_OVERHEAD) {
                     return None;
                 }
+                let count = sealed.len().div_ceil(CIPHER_BLOCK_SIZE);
+                first.0.checked_add(u64::try_from(count).ok()?)?;
                 Some(Self::Blocks { local, first, sealed: sealed.to_vec() })
             }
             3 => {
@@ -419,6 +421,22 @@ mod tests {
                 let mut changed = bytes.clone();
                 changed[index] ^= 1;
                 assert_eq!(codec().decode(&place(), &changed), None);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_past_every_file_are_none() {
+        for (first, good) in
+            [(0, true), (u64::MAX - 2, true), (u64::MAX - 1, false), (u64::MAX, false)]
+        {
+            let first = BlockIndex(first);
+            let sealed = vec![9; CIPHER_BLOCK_SIZE + 100];
+            let record = Record::Blocks { local: 1, first, sealed };
+            let read = Record::parse(record.kind(), &record.payload());
+            assert_eq!(read.is_some(), good, "{first:?}");
+            if let Some(Record::Blocks { first, sealed, .. }) = read {
+                assert_eq!(split_blocks(first, &sealed).count(), 2);
             }
         }
     }

@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strongroom::fuzzing::run("archive_metadata", bytes));
+libfuzzer_sys::fuzz_target!(
+    init: strongroom_fuzz::begin("archive_metadata"),
+    |bytes: &[u8]| strongroom::fuzzing::run("archive_metadata", bytes)
+);

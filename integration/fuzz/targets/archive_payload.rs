@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strongroom::fuzzing::run("archive_payload", bytes));
+libfuzzer_sys::fuzz_target!(
+    init: strongroom_fuzz::begin("archive_payload"),
+    |bytes: &[u8]| strongroom::fuzzing::run("archive_payload", bytes)
+);

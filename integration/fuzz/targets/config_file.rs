@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strongroom::fuzzing::run("config_file", bytes));
+libfuzzer_sys::fuzz_target!(
+    init: strongroom_fuzz::begin("config_file"),
+    |bytes: &[u8]| strongroom::fuzzing::run("config_file", bytes)
+);

@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strongroom::fuzzing::run("vault_config", bytes));
+libfuzzer_sys::fuzz_target!(
+    init: strongroom_fuzz::begin("vault_config"),
+    |bytes: &[u8]| strongroom::fuzzing::run("vault_config", bytes)
+);
