@@ -8,13 +8,18 @@
 //!
 //! Everything lies in a temporary directory below DIRECTORY. Prints a line a workload: the median
 //! and the 95th percentile of each, in microseconds. Part of no test run.
+//!
+//! Each vault has a process of its own, this program once more: a process that maps files of a mount
+//! which it serves itself can wait for itself forever.
 
 // A program of its own: it prints, and ends where it cannot go on.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -29,23 +34,52 @@ use strongroom::vault::{FileSystem, FilesystemOptions, OVERFLOW_NAME, TREE_NAME}
 /// Operations of each workload in a place before the next place has its turn.
 const TURN: usize = 20;
 const FILE_SIZE: u64 = 64 << 20;
+/// The first argument of the process that serves a vault.
+const SERVE: &str = "--serve";
 const PLACES: [&str; 3] = ["with the journal", "without", "below"];
 
-fn mount(base: &Path, name: &str, journal: bool) -> MountedVault {
-    let vault = base.join(format!("{name}.vault"));
-    let place = base.join(name);
-    for directory in [&vault, &place, &vault.join(TREE_NAME), &vault.join(OVERFLOW_NAME)] {
-        fs::create_dir(directory).unwrap();
+/// The process that serves a vault until its standard input ends.
+struct Served(Child);
+
+impl Served {
+    fn start(base: &Path, name: &str) -> Self {
+        let vault = base.join(format!("{name}.vault"));
+        let place = base.join(name);
+        for directory in [&vault, &place, &vault.join(TREE_NAME), &vault.join(OVERFLOW_NAME)] {
+            fs::create_dir(directory).unwrap();
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([SERVE, name])
+            .args([vault, place])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
     }
+
+    fn stop(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+fn serve(journal: bool, vault: &Path, place: &Path) {
     let master = MasterKey::from_bytes(&[42; 32]);
-    let directory = OsDirectory::open(&vault).unwrap();
+    let directory = OsDirectory::open(vault).unwrap();
     FileSystem::format(&directory, &master).unwrap();
     let options =
         FilesystemOptions { journal, kernel_keeps_times: true, ..FilesystemOptions::default() };
     let opened = directory.open_directory(b".").unwrap();
     let core = FileSystem::open(opened, &master, options, "a benchmark").unwrap();
-    let mount_point = MountPoint::check(&place, &vault, false).unwrap();
-    MountedVault::mount(core, &vault, &mount_point, &MountOptions::default()).unwrap()
+    let mount_point = MountPoint::check(place, vault, false).unwrap();
+    let mounted = MountedVault::mount(core, vault, &mount_point, &MountOptions::default()).unwrap();
+    println!("ready");
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    mounted.unmount(Duration::from_secs(60)).unwrap();
 }
 
 fn sqlite(place: &Path, mode: &str) -> Connection {
@@ -82,10 +116,15 @@ fn report(workload: &str, times: [Vec<Duration>; 3]) {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let directory = arguments.next().expect("usage: durability DIRECTORY [ROUNDS]");
+    if directory == SERVE {
+        let rest: [String; 3] = arguments.collect::<Vec<_>>().try_into().unwrap();
+        let [name, vault, place] = rest.each_ref().map(Path::new);
+        return serve(name == Path::new("with"), vault, place);
+    }
     let rounds: usize = arguments.next().map_or(25, |text| text.parse().expect("a number"));
     let base = tempfile::tempdir_in(directory).unwrap();
     fs::create_dir(base.path().join("below")).unwrap();
-    let mounted = [mount(base.path(), "with", true), mount(base.path(), "without", false)];
+    let served = ["with", "without"].map(|name| Served::start(base.path(), name));
     let places = ["with", "without", "below"].map(|name| base.path().join(name));
 
     for mode in ["wal", "delete"] {
@@ -144,7 +183,5 @@ fn main() {
     report("200 bytes appended to a log, fdatasync", times);
 
     drop((files, logs));
-    for vault in mounted {
-        vault.unmount(Duration::from_secs(60)).unwrap();
-    }
+    served.into_iter().for_each(Served::stop);
 }

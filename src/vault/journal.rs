@@ -5,7 +5,7 @@
 //! the other, if free, becomes active, and the filled one waits to be checkpointed (its blocks
 //! written in place and synced), after which a [`Record::Retire`] makes it free.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::inode::Inode;
 use super::recovery::remove_segments;
+use super::segment::{self, Segment, SegmentState};
 use super::signal::Signal;
 use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
@@ -84,27 +85,6 @@ pub(super) struct RecordOwner<'a> {
     pub(super) reference: &'a mut FileReference,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SegmentState {
-    Free,
-    Active,
-    Filled,
-}
-
-struct Segment {
-    file: Arc<dyn File>,
-    state: SegmentState,
-    generation: u64,
-    head: u64,
-    size: u64,
-    /// Whether it has records that no sync has covered.
-    unsynced: bool,
-    next_local: u32,
-    /// The inodes with records in it, by where they are in memory: their numbers are used again,
-    /// also by the same file once it was let go of.
-    members: HashMap<usize, Arc<Inode>>,
-}
-
 /// Records that a failed write left out: no reader would get past it. What is to stand there has
 /// their places and lengths and means nothing.
 struct Gap {
@@ -166,7 +146,7 @@ impl Journal {
         let smaller = SMALL_SEGMENT_SIZES.into_iter().filter(|size| *size < wanted_size);
         for size in std::iter::once(wanted_size).chain(smaller) {
             let files: io::Result<Vec<_>> =
-                SEGMENT_NAMES.iter().map(|name| new_segment(directory, name, size)).collect();
+                SEGMENT_NAMES.iter().map(|name| segment::create(directory, name, size)).collect();
             match files {
                 Ok(files) => {
                     let files: [Arc<dyn File>; 2] =
@@ -195,18 +175,8 @@ impl Journal {
         signal: Arc<Signal>,
     ) -> io::Result<Self> {
         let session = SessionId(random_array());
-        let segment = |file| Segment {
-            file,
-            state: SegmentState::Free,
-            generation: 0,
-            head: FIRST_RECORD,
-            size,
-            unsynced: false,
-            next_local: 0,
-            members: HashMap::new(),
-        };
         let inner = Inner {
-            segments: files.map(segment),
+            segments: files.map(|file| Segment::new(file, size)),
             next_generation: 1,
             next_sequence: 1,
             durable_sequence: 0,
@@ -300,7 +270,7 @@ impl Journal {
         let mut path_if_needed: Option<Vec<u8>> = None;
         let mut path = Some(path);
         let mut inner = self.inner.lock();
-        loop {
+        let total = loop {
             check(&inner)?;
             mend(&mut inner).map_err(AppendError::Failed)?;
             let known =
@@ -319,10 +289,11 @@ impl Journal {
             let before = active_index(&inner);
             let total = to_u64(file_record_len + payload_len + RECORD_OVERHEAD);
             if self.make_room(&mut inner, total, RESERVE)? == before {
-                break;
+                break total;
             }
-        }
+        };
         let active = active_index(&inner);
+        inner.segments[active].write_ahead(total).map_err(AppendError::Failed)?;
         let mut sequences = Vec::with_capacity(2);
         let mut bytes = Vec::with_capacity(payload_len + RECORD_OVERHEAD + 512);
         let segment_generation = inner.segments[active].generation;
@@ -416,6 +387,7 @@ impl Journal {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let file = segment.file.clone();
+        inner.segments[active].write_ahead(to_u64(bytes.len()))?;
         inner.next_sequence += 1;
         inner.in_flight.insert(place.sequence);
         inner.segments[active].head += to_u64(bytes.len());
@@ -631,20 +603,6 @@ impl Journal {
         let active = active_index(&self.inner.lock());
         remove_segments(directory, [SEGMENT_NAMES[1 - active], SEGMENT_NAMES[active]])
     }
-}
-
-fn new_segment(directory: &dyn Directory, name: &[u8], size: u64) -> io::Result<Arc<dyn File>> {
-    match directory.unlink(name) {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
-        _ => {}
-    }
-    let file = directory.create_file(name, 0o600)?;
-    match file.allocate(0, size) {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-        other => other?,
-    }
-    file.set_len(size)?;
-    Ok(Arc::from(file))
 }
 
 fn active_index(inner: &Inner) -> usize {

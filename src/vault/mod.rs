@@ -19,6 +19,7 @@ mod listing;
 mod namespace;
 mod recovery;
 mod resize;
+mod segment;
 mod settle;
 mod setup;
 mod signal;
