@@ -234,6 +234,25 @@ fn refusals_leave_everything_as_it_was() {
     untouched();
 }
 
+/// What the app holds open does not stand in the way of a migration that stops the app.
+#[test]
+fn an_app_that_runs_is_stopped_first() {
+    if !fuse_is_here("an_app_that_runs_is_stopped_first") {
+        return;
+    }
+    let store = Store::new();
+    let held = fs::OpenOptions::new().append(true).create(true).open(store.data().join("held"));
+    let mut app = Command::new("sleep").arg("1000").stdout(held.unwrap()).spawn().unwrap();
+    let ran = run(&mut encrypt(&store));
+    let stop = format!("kill {}", app.id());
+    let stopped = run(encrypt(&store).args(["--stop-command", &stop]));
+    app.kill().unwrap();
+    app.wait().unwrap();
+    assert!(ran.expect(28).stderr.contains("--stop-command"));
+    stopped.expect(0);
+    assert!(store.mount_point().join("held").exists());
+}
+
 #[test]
 fn a_second_run_is_refused_while_one_is_unfinished() {
     if !fuse_is_here("a_second_run_is_refused_while_one_is_unfinished") {

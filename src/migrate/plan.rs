@@ -110,7 +110,7 @@ pub fn plan(request: &Request, observer: &dyn Observer) -> Result<Plan> {
     let mut blockers = Vec::new();
     check_places(&request, &mut blockers);
     check_source(&request, &inventory, &mut blockers)?;
-    let (components, open, unseen) = look_at_stores(source, &patterns, &mut blockers)?;
+    let (components, open, unseen) = look_at_stores(&request, source, &patterns, &mut blockers)?;
     let space = space(&request.vault, &inventory)?;
     blockers.extend(
         space.iter().filter(|space| space.available < space.needed).cloned().map(Blocker::NoSpace),
@@ -252,6 +252,7 @@ fn check_source(
 }
 
 fn look_at_stores(
+    request: &Request,
     source: &Path,
     patterns: &Patterns,
     blockers: &mut Vec<Blocker>,
@@ -270,7 +271,8 @@ fn look_at_stores(
         .filter(|component| !leaves_out(patterns, &component.path))
         .collect();
     let open = stores::open_files(source).map_err(Error::Store)?;
-    if !open.files.is_empty() {
+    // With a command that stops the app, what is open after it counts.
+    if !open.files.is_empty() && request.commands.stop.is_none() {
         blockers.push(Blocker::OpenFiles { files: open.files.clone() });
     }
     Ok((components, open.files, open.unseen.len()))
