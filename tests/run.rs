@@ -125,7 +125,9 @@ fn who_still_uses_the_mount_is_named_and_waited_for() {
         return;
     }
     let place = Place::new();
-    let straggler = "exec 8> \"$0/late\"; sh -c 'exec sleep 1' >/dev/null 2>&1 & exec 8>&-";
+    // It is looked at once it has the name by which it is told.
+    let straggler = "exec 8> \"$0/late\"; sleep 1 >/dev/null 2>&1 &
+        exec 8>&-; until grep -q sleep /proc/$!/comm; do :; done";
     let ran = run(&mut run_command(&place, &[], straggler)).expect(0);
     assert!(ran.stderr.contains("waiting for process"), "{}", ran.stderr);
     assert!(ran.stderr.contains("(sleep)"), "{}", ran.stderr);
