@@ -57,17 +57,24 @@ impl Segment {
     /// Makes sure that a record of `len` bytes at the head comes where the segment was written before.
     /// Nothing is in flight there: whatever is lies before the head.
     pub(super) fn write_ahead(&mut self, len: u64) -> io::Result<()> {
+        debug_assert!(self.head <= self.written, "zeros would go over records");
         let end = self.head + len;
         if end <= self.written {
             return Ok(());
         }
-        if len < WRITE_AHEAD / 4 {
-            let until = (end + WRITE_AHEAD).min(self.size);
-            let zeros = vec![0; usize::try_from(until - self.written).expect("at most a segment")];
-            self.file.write_at(&zeros, self.written)?;
-            self.written = until;
-        } else {
+        if len >= WRITE_AHEAD / 4 {
             self.written = end;
+            return Ok(());
+        }
+        let until = (end + WRITE_AHEAD).min(self.size);
+        let zeros = vec![0; usize::try_from(until - self.written).expect("at most a segment")];
+        match self.file.write_at(&zeros, self.written) {
+            Ok(()) => self.written = until,
+            // Where room cannot be reserved, what is left may still do for the record.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                self.written = end;
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -90,4 +97,37 @@ pub(super) fn create(
     }
     file.set_len(size)?;
     Ok(Arc::from(file))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::backing::fault::{Fault, Faults, Operation};
+    use crate::backing::memory::MemoryDirectory;
+
+    /// Zeros ahead are for speed: a record may still have the last room, and later zeros leave it.
+    #[test]
+    fn zeros_without_room_do_not_stop_a_record() {
+        let faults = Faults::default();
+        let directory = faults.wrap(MemoryDirectory::new().open_directory(b".").unwrap());
+        let file = create(&directory, b"segment", 1 << 20).unwrap();
+        let mut segment = Segment::new(file, 1 << 20);
+        let write = |operation| operation == Operation::Write;
+
+        faults.arm(Fault::once(write, libc::EIO));
+        assert!(segment.write_ahead(5000).is_err());
+        faults.arm(Fault::once(write, libc::ENOSPC));
+        segment.write_ahead(5000).unwrap();
+        assert_eq!(faults.failed(), 2);
+        segment.file.write_at(&[7; 5000], segment.head).unwrap();
+        segment.head += 5000;
+        segment.write_ahead(5000).unwrap();
+        let mut read = [0; 5001];
+        segment.file.read_at(&mut read, FIRST_RECORD).unwrap();
+        assert_eq!(read[..5000], [7; 5000]);
+        assert_eq!(read[5000], 0);
+        assert_eq!(segment.written, segment.head + 5000 + WRITE_AHEAD);
+    }
 }
