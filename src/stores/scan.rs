@@ -94,6 +94,9 @@ impl Scanner<'_> {
 
     /// Looks at files side by side: what takes time is the disk, which serves many at once.
     fn files(&mut self, paths: &[PathBuf]) {
+        if paths.len() <= PART {
+            return paths.iter().for_each(|path| self.file(path));
+        }
         let part = paths.len().div_ceil(READERS).max(PART);
         let found: Vec<_> = std::thread::scope(|scope| {
             let readers: Vec<_> = paths
