@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::observer::Shown;
-use super::report::{failure, print_account, print_plan, print_status, print_verification};
+use super::report::{
+    both_ways, failure, print_account, print_plan, print_status, print_verification,
+};
 use super::world::{Interrupt, OpenVault, VaultMounter, clear_dead_mounts};
 use super::{
     EncryptArgs, FromArg, ResumeArgs, RollbackArgs, StatusArgs, VaultArgs, VerifyArgs, WhichArgs,
@@ -94,12 +96,8 @@ impl<'a> Run<'a> {
                 failure.message.push_str("; the app was stopped for this and is not running");
             }
             let phase = engine.state().phase;
-            let says_it = |hint: &String| hint.contains("in the vault");
-            if !failure.hint.as_ref().is_some_and(says_it) {
-                failure.message.push_str(whereabouts(phase));
-            }
-            let resumes = |hint: &String| hint.contains("migrate resume");
-            if phase == Phase::RollingBack && failure.hint.as_ref().is_some_and(resumes) {
+            failure.message.push_str(whereabouts(phase));
+            if phase == Phase::RollingBack && failure.hint == Some(both_ways(&self.path)) {
                 let vault = self.path.display();
                 failure.hint = Some(format!("go on: strongroom migrate rollback --vault {vault}"));
             }

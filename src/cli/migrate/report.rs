@@ -201,10 +201,19 @@ pub(super) fn print_verification(found: &Verification, context: &Context) {
 /// What happened to the user's data is always said.
 const UNTOUCHED: &str = "the source is untouched";
 
+/// The two ways out of a migration that stopped.
+pub fn both_ways(vault: &Path) -> String {
+    let vault = vault.display();
+    format!(
+        "go on: strongroom migrate resume --vault {vault}; or back: strongroom migrate rollback \
+         --vault {vault}"
+    )
+}
+
 /// How an error of the engine ends the command. `vault` completes the commands in hints.
 pub fn failure(error: Error, vault: &Path) -> Failure {
     let how = |command: &str| format!("strongroom migrate {command} --vault {}", vault.display());
-    let go_on = || format!("go on: {}; or back: {}", how("resume"), how("rollback"));
+    let go_on = || both_ways(vault);
     // What was not begun goes neither way.
     let begun = crate::migrate::migrations(vault).is_ok_and(|known| !known.is_empty());
     let next = |failure: Failure| match failure.hint {
@@ -295,11 +304,9 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
         )),
         Error::Command { .. } => Failure::new(ExitCode::CommandFailed, message).hint(go_on()),
         Error::BackedOut { .. } => Failure::new(ExitCode::CommandFailed, message),
-        Error::NotAllWiped { account, .. } => {
-            Failure::new(ExitCode::Failure, message).detail("account", json!(account)).hint(
-                format!("see to what is left, then: {}; everything is in the vault", how("wipe")),
-            )
-        }
+        Error::NotAllWiped { account, .. } => Failure::new(ExitCode::Failure, message)
+            .detail("account", json!(account))
+            .hint(format!("see to what is left, then: {}", how("wipe"))),
         Error::SnapshotGone { .. } => Failure::new(ExitCode::Failure, message).hint(format!(
             "put it back, or roll back while the originals exist: {}",
             how("rollback")
