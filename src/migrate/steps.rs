@@ -23,6 +23,9 @@ use crate::tree::{
 
 /// How long files may stay open after the app's stop command succeeded.
 const CLOSING: Duration = Duration::from_secs(10);
+/// How long where nothing was stopped: a process that is just being started holds for a moment what
+/// its parent has open.
+const PASSING: Duration = Duration::from_millis(500);
 
 impl Engine<'_> {
     /// Stops the app, and reads the source whole.
@@ -62,7 +65,7 @@ impl Engine<'_> {
 
     /// Refuses while a process holds a file of the source, the app's last breaths aside.
     pub(super) fn refuse_open_files(&self, source: &Path) -> Result<()> {
-        let patience = if self.state().stopped { CLOSING } else { Duration::ZERO };
+        let patience = if self.state().stopped { CLOSING } else { PASSING };
         let begun = Instant::now();
         loop {
             let open = stores::open_files(source).map_err(Error::Store)?;
