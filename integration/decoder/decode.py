@@ -40,6 +40,7 @@ class Entry:
         self.stat = os.lstat(cipher_path)
         self.kind = KINDS[stat.S_IFMT(self.stat.st_mode)]
         self.directory_id = None
+        self.modified = self.stat.st_mtime_ns
         self.size = 0
         self.sha256 = None
         self.damaged_blocks = []
@@ -171,6 +172,7 @@ class Vault:
                 file_id = format1.open_header(self.keys, header)
                 key = self.keys.file(file_id)
                 overlay = self.overlays.get(file_id, overlay)
+                entry.modified = entry.modified if overlay.modified is None else overlay.modified
             except Damaged as error:
                 self.problem(entry.path, f"the file header: {error}")
         size = overlaid_size(entry.stat.st_size, overlay)
@@ -225,7 +227,7 @@ def describe(entry):
         "mode": f"{stat.S_IMODE(entry.stat.st_mode):04o}",
         "uid": entry.stat.st_uid,
         "gid": entry.stat.st_gid,
-        "mtime_ns": entry.stat.st_mtime_ns,
+        "mtime_ns": entry.modified,
     }
     if entry.kind == "directory":
         if entry.directory_id is None:
@@ -307,7 +309,7 @@ def set_metadata(path, entry):
                 where = f"/{show(entry.path)}: {show(name)}"
                 print(f"decode.py: warning: {where}: not set: {error.strerror}", file=sys.stderr)
         os.chmod(path, stat.S_IMODE(entry.stat.st_mode))
-    times = (entry.stat.st_atime_ns, entry.stat.st_mtime_ns)
+    times = (entry.stat.st_atime_ns, entry.modified)
     os.utime(path, ns=times, follow_symlinks=False)
 
 

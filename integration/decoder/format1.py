@@ -365,6 +365,7 @@ class Overlay:
     def __init__(self):
         self.blocks = {}  # index: sealed block; b"" for a hole
         self.holes = []  # (first, after), older than every block above
+        self.modified = None  # nanoseconds since 1970
 
     def block(self, index, in_place):
         if index in self.blocks:
@@ -443,13 +444,16 @@ def apply_records(overlays, records):
         local = int.from_bytes(payload[:4], "little")
         if kind == 1:
             files[local] = overlays.setdefault(payload[4:20], Overlay())
-        if kind not in (2, 3, 4) or local not in files:
+        if kind not in (2, 3, 4, 8) or local not in files:
             continue
         overlay = files[local]
         first = int.from_bytes(payload[8:16], "little")
         if kind == 2:
             for number, at in enumerate(range(16, len(payload), CIPHER_BLOCK)):
                 overlay.blocks[first + number] = payload[at : at + CIPHER_BLOCK]
+        elif kind == 8:
+            nanoseconds, seconds = struct.unpack("<Iq", payload[4:])
+            overlay.modified = seconds * 1_000_000_000 + nanoseconds
         elif kind == 3:
             overlay.blocks = {i: b for i, b in overlay.blocks.items() if i < first}
             overlay.holes = [(a, min(b, first)) for a, b in overlay.holes if a < first]

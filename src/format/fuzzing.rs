@@ -276,6 +276,7 @@ pub fn sealed_examples() -> Vec<Vec<u8>> {
         Record::DurableUntil { seconds: -1, nanoseconds: 999_999_999 },
         Record::Retire { generation: 2 },
         Record::Clean,
+        Record::Modified { local: 1, seconds: -1, nanoseconds: 999_999_999 },
     ] {
         let mut bytes = Vec::new();
         journal.encode(&place(), &record, &mut bytes);

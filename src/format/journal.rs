@@ -104,6 +104,15 @@ pub enum Record {
     },
     /// Everything in the journal is in place and durable; the mount ended cleanly.
     Clean,
+    /// `local (4) nanoseconds (4) seconds (8)`: the file's content was last changed at this time.
+    Modified {
+        /// The file.
+        local: u32,
+        /// Since 1970.
+        seconds: i64,
+        /// Below 1,000,000,000.
+        nanoseconds: u32,
+    },
 }
 
 impl Record {
@@ -116,6 +125,7 @@ impl Record {
             Self::DurableUntil { .. } => 5,
             Self::Retire { .. } => 6,
             Self::Clean => 7,
+            Self::Modified { .. } => 8,
         }
     }
 
@@ -145,6 +155,11 @@ impl Record {
             }
             Self::Retire { generation } => payload.extend_from_slice(&generation.to_le_bytes()),
             Self::Clean => {}
+            Self::Modified { local, seconds, nanoseconds } => {
+                payload.extend_from_slice(&local.to_le_bytes());
+                payload.extend_from_slice(&nanoseconds.to_le_bytes());
+                payload.extend_from_slice(&seconds.to_le_bytes());
+            }
         }
         payload
     }
@@ -201,6 +216,16 @@ impl Record {
             }
             6 => Some(Self::Retire { generation: u64::from_le_bytes(payload.try_into().ok()?) }),
             7 => payload.is_empty().then_some(Self::Clean),
+            8 => {
+                let (local, rest) = payload.split_first_chunk::<4>()?;
+                let (nanoseconds, seconds) = rest.split_first_chunk::<4>()?;
+                let nanoseconds = u32::from_le_bytes(*nanoseconds);
+                (nanoseconds < 1_000_000_000).then_some(Self::Modified {
+                    local: u32::from_le_bytes(*local),
+                    seconds: i64::from_le_bytes(seconds.try_into().ok()?),
+                    nanoseconds,
+                })
+            }
             _ => None,
         }
     }
@@ -398,6 +423,7 @@ mod tests {
             Record::DurableUntil { seconds: -1, nanoseconds: 999_999_999 },
             Record::Retire { generation: 2 },
             Record::Clean,
+            Record::Modified { local: 1, seconds: -1, nanoseconds: 999_999_999 },
         ]
     }
 

@@ -3,11 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
+use super::content::Content;
 use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::{Inode, METADATA_DIRTY, Open, ROOM_TOLD};
+use super::journal::{FileRecord, RecordOwner};
 use super::types::{Attributes, InodeNumber, SetAttributes};
-use crate::backing::{File, FileKind, SetTime, Stat};
+use super::write::Stop;
+use crate::backing::{File, FileKind, SetTime, Stat, Timestamp};
 use crate::format::layout::plain_size;
 use crate::format::symlink::{TARGET_MAX, plain_len};
 
@@ -182,15 +185,53 @@ impl Core {
                 outcome => outcome?,
             }
         }
-        inode.set_flag(METADATA_DIRTY);
-        self.list_for_commit(inode);
         let stat = handle.stat()?;
+        let mut in_journal = false;
         if self.options.kernel_keeps_times
             && let Some(file) = inode.open_file()
         {
-            file.content.write().modified = Some(stat.modified);
+            in_journal = self.with_content(&file, |content| {
+                content.modified = Some(stat.modified);
+                let recorded = changes.modified != SetTime::Keep
+                    && self.record_modified(inode, content, stat.modified)?;
+                Ok(recorded)
+            })?;
         }
+        let nothing_else =
+            *changes == SetAttributes { modified: changes.modified, ..SetAttributes::default() };
+        if !(in_journal && nothing_else) {
+            inode.set_flag(METADATA_DIRTY);
+        }
+        self.list_for_commit(inode);
         self.plain_attributes(inode, &stat)
+    }
+
+    /// Appends a record of a file's time of last change, which was just set, where the journal has
+    /// others of the file: a sync that commits those need not sync the file itself, too, and
+    /// recovery does not bring an older time back. Whether it was appended.
+    fn record_modified(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        modified: Timestamp,
+    ) -> Result<bool, Stop> {
+        let Some((journal, keyed)) = self.journal().zip(content.keyed.clone()) else {
+            return Ok(false);
+        };
+        if content.orphan || !content.has_records() {
+            return Ok(false);
+        }
+        let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
+        let record = FileRecord::Modified(modified);
+        match journal.append(owner, &record, || self.journal_path(inode)) {
+            Ok(appended) => {
+                content.sequence = appended.sequence;
+                content.timed = Some(appended.generation);
+                Ok(true)
+            }
+            Err(error) if content.timed.is_some() => Err(error.into()),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Clears set-user-ID, set-group-ID and file capabilities, as a write by somebody without

@@ -112,12 +112,12 @@ impl Core {
         journal.commit(u64::MAX)?;
         for inode in &members {
             if let Some(file) = inode.open_file() {
-                let (handle, orphan) = {
+                let (handle, orphan, timed) = {
                     let content = file.content.read();
-                    (content.handle.clone(), content.orphan)
+                    (content.handle.clone(), content.orphan, content.timed == Some(generation))
                 };
                 if !orphan {
-                    handle.sync_data()?;
+                    if timed { handle.sync_all() } else { handle.sync_data() }?;
                 }
             }
         }
@@ -128,6 +128,7 @@ impl Core {
                 content.live.retain(|_, block| block.place.generation != generation);
                 content.punched.retain(|(_, punched)| *punched != generation);
                 content.resized = content.resized.filter(|(_, resized)| *resized != generation);
+                content.timed = content.timed.filter(|timed| *timed != generation);
             }
         }
         journal.free(generation);
@@ -184,7 +185,11 @@ impl Core {
         }
         journal.commit(content.sequence)?;
         apply_content(journal, content, None, 0, usize::MAX)?;
-        content.handle.sync_data()?;
+        if content.timed.is_some() {
+            content.handle.sync_all()?;
+        } else {
+            content.handle.sync_data()?;
+        }
         content.reference = FileReference::default();
         Ok(())
     }

@@ -76,6 +76,9 @@ pub(super) struct Content {
     /// The lowest size that a live record set, and the generation of the last such record: from
     /// there on recovery takes the file's size and blocks from the journal alone.
     pub(super) resized: Option<(u64, u64)>,
+    /// The generation of the newest live record of the time of last change: until it is retired,
+    /// recovery takes that time from the journal.
+    pub(super) timed: Option<u64>,
     pub(super) reference: FileReference,
     /// Sequence of the newest record about this file.
     pub(super) sequence: u64,
@@ -112,6 +115,7 @@ impl Content {
             live: BTreeMap::new(),
             punched: Vec::new(),
             resized: None,
+            timed: None,
             reference: FileReference::default(),
             sequence: 0,
             tail_sequence: None,
@@ -133,9 +137,18 @@ impl Content {
                 || self.resized.is_some_and(|(size, _)| block.next().plain_offset() > size))
     }
 
+    /// Whether the journal has a full record of each of these blocks, and so their room is reserved.
+    pub(super) fn all_in_journal(&self, first: BlockIndex, after: BlockIndex) -> bool {
+        let full = self.live.range(first.0..after.0).filter(|(_, block)| block.is_full());
+        to_u64(full.count()) == after.0 - first.0
+    }
+
     /// Whether anything of the file is in the journal only, or would be replayed.
     pub(super) fn has_records(&self) -> bool {
-        !self.live.is_empty() || !self.punched.is_empty() || self.resized.is_some()
+        !self.live.is_empty()
+            || !self.punched.is_empty()
+            || self.resized.is_some()
+            || self.timed.is_some()
     }
 }
 

@@ -10,7 +10,7 @@ use super::tests::{CALLER, format, master, read_all};
 use super::*;
 use crate::backing::crash::{CrashImage, CrashRecorder, Metadata, Sampler};
 use crate::backing::memory::MemoryDirectory;
-use crate::backing::{Directory, RenameMode};
+use crate::backing::{Directory, RenameMode, SetTime, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -19,8 +19,12 @@ const ROOT: InodeNumber = InodeNumber::ROOT;
 const AGAIN_EVERY: usize = 149;
 
 fn open(vault: Box<dyn Directory>) -> FileSystem {
-    // Segments so small that a few writes fill one.
-    let options = FilesystemOptions { journal_segment: 128 << 10, ..FilesystemOptions::default() };
+    // Segments so small that a few writes fill one. The times are set as the kernel sets them.
+    let options = FilesystemOptions {
+        journal_segment: 128 << 10,
+        kernel_keeps_times: true,
+        ..FilesystemOptions::default()
+    };
     FileSystem::open(vault, &master(), options, "a test").unwrap()
 }
 
@@ -40,8 +44,12 @@ struct Moment {
     content: Vec<u8>,
     /// Operations issued when the application saw this state as done.
     operations: usize,
-    /// It was then acknowledged as durable.
+    /// The content was then acknowledged as durable.
     durable: bool,
+    /// And the time of its last change.
+    time_durable: bool,
+    /// When it was last changed: in seconds, as last set; `None` from a change until the next is set.
+    modified: Option<i64>,
 }
 
 /// Runs steps on the file and notes each state.
@@ -55,6 +63,11 @@ enum Step {
     Write(u64, Vec<u8>),
     Truncate(u64),
     Punch(u64, u64),
+    /// Sets the time of last change.
+    Touch(i64),
+    /// As `fdatasync`.
+    SyncData,
+    /// As `fsync`.
     Sync,
     CommitAll,
     EmptyJournal,
@@ -69,14 +82,34 @@ enum Step {
 fn run(initial: &[u8], steps: &[Step]) -> Workload {
     let recorder = recorder(initial);
     let mut content = initial.to_vec();
-    let mut moments = vec![Moment { content: content.clone(), operations: 0, durable: true }];
+    let mut moments = vec![Moment {
+        content: content.clone(),
+        operations: 0,
+        durable: true,
+        time_durable: true,
+        modified: None,
+    }];
+    let mut clock = 0;
+    let mut modified = None;
     let fs = open(recorder.root());
     let ino = fs.lookup(ROOT, b"file").unwrap().attributes.ino;
     let mut here = true;
     for step in steps {
-        let mut durable = false;
+        let touch = |seconds: i64| {
+            let at = SetTime::At(Timestamp { seconds, nanoseconds: 5 });
+            let changes = SetAttributes { modified: at, ..SetAttributes::default() };
+            fs.set_attributes(ino, &changes).unwrap();
+            Some(seconds)
+        };
+        let (mut durable, mut time_durable) = (false, false);
+        if matches!(step, Step::SyncData | Step::Sync | Step::CommitAll) && modified.is_none() {
+            // The kernel tells the time of its writes before it asks for a sync.
+            clock += 1;
+            modified = touch(clock);
+        }
         match step {
             Step::Write(offset, data) => {
+                modified = None;
                 fs.write(ino, *offset, data).unwrap();
                 let offset = usize::try_from(*offset).unwrap();
                 let end = offset + data.len();
@@ -84,6 +117,7 @@ fn run(initial: &[u8], steps: &[Step]) -> Workload {
                 content[offset..end].copy_from_slice(data);
             }
             Step::Truncate(size) => {
+                modified = None;
                 fs.set_attributes(
                     ino,
                     &SetAttributes { size: Some(*size), ..SetAttributes::default() },
@@ -92,18 +126,24 @@ fn run(initial: &[u8], steps: &[Step]) -> Workload {
                 content.resize(usize::try_from(*size).unwrap(), 0);
             }
             Step::Punch(offset, len) => {
+                modified = None;
                 fs.fallocate(ino, FallocateMode::PunchHole, *offset, *len).unwrap();
                 let start = usize::try_from(*offset).unwrap().min(content.len());
                 let end = usize::try_from(offset + len).unwrap().min(content.len());
                 content[start..end].fill(0);
             }
-            Step::Sync => {
+            Step::Touch(seconds) => modified = touch(*seconds),
+            Step::SyncData => {
                 fs.sync(ino, true).unwrap();
                 durable = true;
             }
+            Step::Sync => {
+                fs.sync(ino, false).unwrap();
+                (durable, time_durable) = (true, true);
+            }
             Step::CommitAll => {
                 fs.sync_all().unwrap();
-                durable = true;
+                (durable, time_durable) = (true, true);
             }
             Step::EmptyJournal => fs.core().empty_journal().unwrap(),
             Step::FillSegment => {
@@ -130,6 +170,8 @@ fn run(initial: &[u8], steps: &[Step]) -> Workload {
             content: content.clone(),
             operations: recorder.operation_count(),
             durable,
+            time_durable,
+            modified,
         });
     }
     drop(fs);
@@ -233,6 +275,7 @@ impl Workload {
                 return Err(format!("byte {offset} is {byte}, possible were {promised:?}"));
             }
         }
+        self.check_time(at, under_way, entry.attributes.modified)?;
         // And it is a vault as good as any.
         fs.write(ino, 0, b"after").map_err(|error| format!("not writable: {error}"))?;
         fs.close().map_err(|error| format!("does not close: {error}"))?;
@@ -251,6 +294,23 @@ impl Workload {
         }
         fs.close().map_err(|error| error.to_string())
     }
+    /// The time of last change is one that was set since it was durable, unless the content changed
+    /// after that.
+    fn check_time(&self, at: usize, under_way: usize, found: Timestamp) -> Result<(), String> {
+        let from = self
+            .moments
+            .iter()
+            .rposition(|moment| moment.time_durable && moment.operations <= at)
+            .unwrap();
+        let possible: Option<Vec<i64>> =
+            self.moments[from..=under_way.max(from)].iter().map(|moment| moment.modified).collect();
+        match possible {
+            Some(possible) if !possible.contains(&found.seconds) || found.nanoseconds != 5 => {
+                Err(format!("last changed at {found:?}, set was {possible:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn bytes(rng: &mut StdRng, len: usize) -> Vec<u8> {
@@ -264,7 +324,7 @@ fn random_steps(rng: &mut StdRng, count: usize) -> Vec<Step> {
         _ => rng.random_range(0..3_000),
     };
     (0..count)
-        .map(|_| match rng.random_range(0..22) {
+        .map(|_| match rng.random_range(0..23) {
             0..=7 => {
                 let len = match rng.random_range(0..4) {
                     0 => 4096,
@@ -277,12 +337,14 @@ fn random_steps(rng: &mut StdRng, count: usize) -> Vec<Step> {
             8..=9 => Step::Truncate(offset(rng)),
             10 => Step::Truncate(0),
             11 => Step::Punch(offset(rng), rng.random_range(1..30_000)),
-            12..=15 => Step::Sync,
+            12 | 13 => Step::Sync,
+            14 | 15 => Step::SyncData,
             16 => Step::CommitAll,
             17 => Step::EmptyJournal,
             18 => Step::Rename,
             19 => Step::FillSegment,
             20 => Step::EmptyPart,
+            21 => Step::Touch(rng.random_range(-3..3_000_000)),
             _ => Step::RenameDirectory,
         })
         .collect()

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::tests::{CALLER, format, master, read_all};
 use super::*;
-use crate::backing::fault::{Fault, FaultDirectory, Faults};
+use crate::backing::fault::{Fault, FaultDirectory, Faults, Operation};
 use crate::backing::memory::MemoryDirectory;
 use crate::backing::{Directory, FileKind, RenameMode, XattrMode};
 
@@ -353,4 +353,27 @@ fn a_disk_that_takes_no_changes_is_still_read() {
             );
         }
     }
+}
+
+/// Room is reserved once for a block in the journal, and again where a short one grows.
+#[test]
+fn what_the_journal_holds_whole_needs_no_more_room() {
+    let faults = Faults::default();
+    let place = MemoryDirectory::new();
+    format(&place);
+    let fs = open(faults.wrap(place.open_directory(b".").unwrap()));
+    let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
+    fs.write(ino, 0, &bytes(1, 100)).unwrap();
+    fs.sync(ino, true).unwrap();
+    // The durable tail grows in the journal, and what follows it joins it there.
+    fs.write(ino, 100, &bytes(2, 4096 + 50)).unwrap();
+
+    faults.arm(Fault::lasting(|operation| operation == Operation::Allocate, libc::ENOSPC));
+    fs.write(ino, 0, &bytes(3, 4096)).unwrap();
+    assert_eq!(faults.failed(), 0, "its room is reserved");
+    let grown = fs.write(ino, 4096 + 150, &bytes(4, 3000)).unwrap_err();
+    assert_eq!(grown.errno(), libc::ENOSPC);
+    faults.disarm();
+    fs.write(ino, 4096 + 150, &bytes(4, 3000)).unwrap();
+    fs.close().unwrap();
 }

@@ -76,6 +76,7 @@ pub(super) enum FileRecord<'a> {
     Blocks { first: BlockIndex, sealed: &'a [u8] },
     Resize { size: u64, tail: &'a [u8] },
     Punch { first: BlockIndex, count: u64 },
+    Modified(Timestamp),
 }
 
 /// The file that a record is about.
@@ -266,6 +267,7 @@ impl Journal {
             FileRecord::Blocks { sealed, .. } => BLOCKS_PREFIX_LEN + sealed.len(),
             FileRecord::Resize { tail, .. } => BLOCKS_PREFIX_LEN + tail.len(),
             FileRecord::Punch { .. } => BLOCKS_PREFIX_LEN + 8,
+            FileRecord::Modified(_) => BLOCKS_PREFIX_LEN,
         };
         let mut path_if_needed: Option<Vec<u8>> = None;
         let mut path = Some(path);
@@ -364,6 +366,10 @@ impl Journal {
             FileRecord::Punch { first, count } => {
                 let record = Record::Punch { local, first: *first, count: *count };
                 self.codec.encode(place, &record, bytes);
+            }
+            FileRecord::Modified(Timestamp { seconds, nanoseconds }) => {
+                let (seconds, nanoseconds) = (*seconds, *nanoseconds);
+                self.codec.encode(place, &Record::Modified { local, seconds, nanoseconds }, bytes);
             }
         }
     }

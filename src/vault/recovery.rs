@@ -7,7 +7,7 @@ use std::io;
 use super::codecs::Codecs;
 use super::error::Result;
 use super::journal::SEGMENT_NAMES;
-use crate::backing::{Access, Directory, File, SetTime};
+use crate::backing::{Access, Directory, File, SetTime, Timestamp};
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::journal::{
     BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, Place, RECORD_HEADER_LEN, RECORD_OVERHEAD,
@@ -49,11 +49,16 @@ struct Pending {
     sizes: Option<(u64, u64)>,
     /// The end of the furthest block recorded, though a hole may have taken its place; plain.
     end: u64,
+    /// When the content was last changed, where a record tells.
+    modified: Option<Timestamp>,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.punched.is_empty() && self.sizes.is_none()
+        self.blocks.is_empty()
+            && self.punched.is_empty()
+            && self.sizes.is_none()
+            && self.modified.is_none()
     }
 }
 
@@ -94,13 +99,13 @@ pub(super) fn recover(
                 Some(file) => {
                     recovered.blocks += replay(&*file, &pending, &segments)?;
                     recovered.files += 1;
-                    touched.push(file);
+                    touched.push((file, pending.modified.is_some()));
                 }
                 None => recovered.gone += 1,
             }
         }
-        for file in touched {
-            file.sync_data()?;
+        for (file, modified) in touched {
+            if modified { file.sync_all() } else { file.sync_data() }?;
         }
     }
     Ok(recovered)
@@ -321,6 +326,11 @@ impl Reading {
                 pending.blocks.append(&mut beyond);
                 pending.punched.push((first.0, after));
             }
+            Record::Modified { local, seconds, nanoseconds } => {
+                if let Some(pending) = locals.get(&local).and_then(|id| self.files.get_mut(id)) {
+                    pending.modified = Some(Timestamp { seconds, nanoseconds });
+                }
+            }
             Record::DurableUntil { seconds, .. } => {
                 self.durable_until = self.durable_until.max(Some(seconds));
             }
@@ -446,6 +456,7 @@ fn replay(
         }
         None => {}
     }
-    file.set_times(SetTime::Keep, SetTime::At(stat.modified))?;
+    let modified = pending.modified.unwrap_or(stat.modified);
+    file.set_times(SetTime::Keep, SetTime::At(modified))?;
     Ok(pending.blocks.len())
 }

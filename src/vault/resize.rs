@@ -66,6 +66,7 @@ impl Core {
         content.live.clear();
         content.punched.clear();
         content.resized = None;
+        content.timed = None;
         content.reference = FileReference::default();
         content.tail_sequence = None;
         Ok(())

@@ -11,7 +11,7 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::Inode;
 use super::write::Stop;
-use crate::backing::FileKind;
+use crate::backing::{FileKind, SetTime, Stat};
 use crate::format::block::is_hole;
 use crate::format::header::HEADER_LEN;
 use crate::format::layout::{
@@ -166,17 +166,21 @@ impl Core {
             self.mark_dirty(inode);
             content.sparse = true;
         }
+        let modified = content.handle.stat()?.modified;
         for index in &torn {
             let from = index.cipher_offset();
             let until = index.next().cipher_offset().min(cipher_size(content.placed));
             content.handle.punch_hole(from, until.saturating_sub(from))?;
+        }
+        if !torn.is_empty() {
+            content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;
         }
         Ok((Some(after), to_u64(torn.len())))
     }
 
     /// Cuts off what is too short to be a header or a block: its rest never came to the disk.
     fn settle_size(&self, inode: &Arc<Inode>, content: &mut Content) -> Result<(), Stop> {
-        let size = content.handle.stat()?.size;
+        let Stat { size, modified, .. } = content.handle.stat()?;
         // Where all blocks are in the journal only, their file is found there by its header.
         let header =
             if content.keyed.is_some() && !content.header_pending { HEADER_LEN } else { 0 };
@@ -185,6 +189,7 @@ impl Core {
             self.writable(inode, content)?;
             self.mark_dirty(inode);
             content.handle.set_len(whole)?;
+            content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ pub struct Caller {
 }
 
 /// Attributes to change; `None` and [`SetTime::Keep`] leave them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetAttributes {
     /// New mode (`0o7777`).
     pub mode: Option<u32>,

@@ -115,7 +115,9 @@ impl Core {
         let file = self.open_content(inode)?;
         let mut takes_room = false;
         self.with_content(&file, |content| {
-            takes_room |= content.sparse || end > content.placed;
+            let (first, after) = (BlockIndex::containing(offset), BlockIndex::count(end));
+            takes_room |=
+                (content.sparse || end > content.placed) && !content.all_in_journal(first, after);
             self.write_content(inode, content, offset, data)
         })?;
         Ok(takes_room && inode.clear_flag(ROOM_TOLD))
@@ -404,7 +406,9 @@ impl Core {
 /// promised can't fail for a full disk.
 fn reserve_space(content: &Content, first: BlockIndex, len: usize) -> io::Result<()> {
     let end = first.cipher_offset() + to_u64(len);
-    if end <= cipher_size(content.placed) && !content.sparse {
+    let after = BlockIndex(first.0 + to_u64(len.div_ceil(CIPHER_BLOCK_SIZE)));
+    let in_place = end <= cipher_size(content.placed) && !content.sparse;
+    if in_place || content.all_in_journal(first, after) {
         return Ok(());
     }
     match content.handle.allocate(first.cipher_offset(), to_u64(len)) {

@@ -388,11 +388,13 @@ fn check_xattr_change(kind: FileKind, attribute: &[u8]) -> io::Result<()> {
 }
 
 impl State {
-    /// The file was changed at this time, if not later.
+    /// The file's content was changed at this time, if nothing of it was changed later.
     pub(in crate::backing) fn changed_at(&mut self, id: InodeId, time: Timestamp) {
-        if let Some(inode) = self.inodes.get_mut(&id) {
-            inode.changed = inode.changed.max(time);
-            inode.modified = inode.modified.max(time);
+        if let Some(inode) = self.inodes.get_mut(&id)
+            && inode.changed < time
+        {
+            inode.changed = time;
+            inode.modified = time;
         }
     }
 }
