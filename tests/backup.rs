@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 use support::posix::root_is_here;
@@ -534,6 +536,56 @@ sys.stdin.readline()";
     room.create(&["--exclude", "notes"]);
     drop(writer.stdin.take());
     writer.wait().unwrap();
+}
+
+/// An app that opens its database only for moments: nobody holds it when the backup looks.
+#[test]
+fn a_database_that_is_opened_for_moments_is_copied_when_it_changes() {
+    let room = Room::new();
+    let database = room.path("app/app.db");
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .execute_batch("create table big (x); insert into big values (zeroblob(50000000));")
+        .unwrap();
+    let stop = AtomicBool::new(false);
+    let (last, made) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut last = 1;
+            while !stop.load(Ordering::Relaxed) {
+                let connection = rusqlite::Connection::open(&database).unwrap();
+                connection.busy_timeout(Duration::from_secs(30)).unwrap();
+                connection.execute("insert into t values (?1)", (last + 1,)).unwrap();
+                last += 1;
+                drop(connection);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            last
+        });
+        let words =
+            ["create", "app", "--output", "out", "--json", "--passphrase-file", "passphrase"];
+        let words: Vec<&str> = words.iter().chain(&CHEAP).copied().collect();
+        let made: Vec<Ran> = (0..3).map(|_| room.run(&words)).collect();
+        stop.store(true, Ordering::Relaxed);
+        (writer.join().unwrap(), made)
+    });
+    for (number, made) in made.into_iter().enumerate() {
+        let result = made.expect(0).result();
+        let target = format!("restored-{number}");
+        let archive = Path::new(result["archive"].as_str().unwrap());
+        room.restore(archive, &["--target", &target]).expect(0);
+        let restored = rusqlite::Connection::open(room.path(&target).join("app.db")).unwrap();
+        let check: String =
+            restored.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+        // Every number from the first to some, and none twice.
+        let found: (i64, i64) = restored
+            .query_row("select count(distinct x), max(x) from t", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        assert_eq!(found.0, found.1);
+        assert!(found.1 <= last);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::archive::{self, ArchiveId};
-use crate::tree;
+use crate::tree::{self, TreePath};
 
 /// An error of a backup. Unless a variant says otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,20 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The file that changed, or went, while a backup was being made of it.
+    pub fn changed(&self) -> Option<&TreePath> {
+        let (Self::Tree(error) | Self::Archive(archive::Error::Tree(error))) = self else {
+            return None;
+        };
+        match error {
+            tree::Error::Changed { path, .. } => Some(path),
+            tree::Error::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

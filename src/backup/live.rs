@@ -31,6 +31,16 @@ pub struct InUse {
     pub unseen: usize,
 }
 
+/// Whether a consistent copy can be made of a store while it is written to.
+fn can_be_copied(component: &Component) -> bool {
+    matches!(component.kind, stores::StoreKind::Sqlite | stores::StoreKind::Lmdb)
+}
+
+/// The store that a file is of, its path relative to the source, if it can be copied.
+pub fn store_of<'a>(path: &Path, components: &'a [Component]) -> Option<&'a Component> {
+    components.iter().find(|component| can_be_copied(component) && is_of(path, component))
+}
+
 /// Finds out who uses a source, given its stores.
 ///
 /// # Errors
@@ -40,15 +50,9 @@ pub fn in_use(root: &Path, components: &[Component]) -> Result<InUse> {
     let open = stores::open_files(root).map_err(failed)?;
     let canonical = root.canonicalize().map_err(Error::io("find", root))?;
     let mut found = InUse { unseen: open.unseen.len(), ..InUse::default() };
-    let can_be_copied = |component: &Component| {
-        matches!(component.kind, stores::StoreKind::Sqlite | stores::StoreKind::Lmdb)
-    };
     // A container's process names a path of its own; whatever it holds counts for every store.
     let belongs = |file: &OpenFile, component: &Component| {
-        let Ok(path) = file.path.strip_prefix(&canonical) else { return true };
-        path.starts_with(&component.path)
-            || component.files.iter().any(|other| other == path)
-            || is_beside(path, &component.path)
+        file.path.strip_prefix(&canonical).map_or(true, |path| is_of(path, component))
     };
     for component in components.iter().filter(|component| can_be_copied(component)) {
         let held = open.files.iter().any(|file| belongs(file, component));
@@ -72,6 +76,13 @@ pub fn in_use(root: &Path, components: &[Component]) -> Result<InUse> {
         .cloned()
         .collect();
     Ok(found)
+}
+
+/// Whether a file, its path relative to the source, is one of a store's.
+fn is_of(path: &Path, component: &Component) -> bool {
+    path.starts_with(&component.path)
+        || component.files.iter().any(|other| other == path)
+        || is_beside(path, &component.path)
 }
 
 /// Whether a file is one that SQLite makes beside its database.

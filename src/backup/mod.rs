@@ -24,7 +24,7 @@ pub use create::{BaseBackup, CreateRequest, Created, Source, create, find_base, 
 pub use details::{Component, Details};
 pub use error::{Error, Result};
 pub use filter::{Filter, Terms};
-pub use live::{InUse, LiveTree, in_use};
+pub use live::{InUse, LiveTree, in_use, store_of};
 pub use name::{BackupName, name_of, sidecar_path};
 pub use place::{Extent, Place, Placed};
 pub use restore::{RestoreOutcome, RestoreRequest, StoreCheck, Target, check_stores, restore};

@@ -14,6 +14,7 @@ mod schedule_file;
 mod schedule_words;
 mod servers;
 mod timers;
+mod trees;
 
 use std::path::PathBuf;
 

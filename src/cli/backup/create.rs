@@ -1,5 +1,8 @@
 //! `strongroom backup create`.
 
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -9,7 +12,8 @@ use super::defaults::Job;
 use super::events::{facts, unusual};
 use super::keys::Seal;
 use super::run::{Bar, Interrupt};
-use super::servers::{Dumped, Servers, is_dump, place_of_dumps};
+use super::servers::{Servers, is_dump};
+use super::trees::Trees;
 use crate::archive::{
     ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SectionName, WriteOptions,
 };
@@ -30,6 +34,8 @@ use crate::tree::{EntryKind, LocalTree, Timestamp, TreePath, TreeReader};
 /// The section with a vault's keys.
 pub(super) const VAULT_SECTION: &str = "vault";
 pub(super) const VAULT_CONFIG: &str = "vault.json";
+/// How many stores that change while they are read begin a backup anew.
+const UNSTEADY_MAX: usize = 8;
 /// Most processes that are named.
 const NAMED_MAX: usize = 5;
 
@@ -99,85 +105,200 @@ fn make_job(
     backup::make_output(&job.output)?;
     let _lock = Lock::take(&job.output)?;
     let catalog = Catalog::read(&job.output)?;
-    let scan = stores::scan(&job.source).map_err(unreadable)?;
-    let servers = Servers::look(job, context)?;
-    let mut components = job.components(&scan.components, &servers)?;
-    let mut exclude = job.exclude.clone();
-    exclude.extend(servers.left_out());
-    let filter = job.filter(&components, &exclude)?;
-    servers.prepare(&components, &filter)?;
-    let live = live_source(args, job, &scan.components, &filter, &servers, context)?;
-    let dumps = match live.as_ref().and_then(LiveTree::scratch) {
-        Some(place) => servers.dump(&filter, place)?,
-        None => Vec::new(),
-    };
-    for dump in &dumps {
-        let of_it = components.iter_mut().filter(|one| one.section == dump.section);
-        of_it.for_each(|one| one.bytes = dump.bytes);
-    }
-    // One that was not wanted is not in it.
-    components.retain(|one| {
-        !is_dump(&one.section) || dumps.iter().any(|dump| dump.section == one.section)
-    });
-    let plain;
-    let reader: &dyn TreeReader = match &live {
-        Some(live) => live,
-        None => {
-            plain = LocalTree::open(&job.source).map_err(backup::Error::from)?;
-            &plain
-        }
-    };
-    let vault = args.vault.clone().or_else(|| vault_of(&job.source));
-    let details = Details {
-        components,
-        tag: job.tag.clone(),
-        include: job.include.clone(),
-        exclude,
-        not_running: servers.not_running().to_vec(),
-        ..Details::default()
-    };
-    let trees = Trees::new(args, job, vault.as_deref(), &dumps)?;
-    let sensitive = Terms::new(&job.sensitive, &[])?;
-    let work = Work {
+    let mut attempt = Attempt {
         args,
         job,
         context,
         interrupt: &interrupt,
         catalog: &catalog,
-        filter: &trees.filter(&filter),
-        sensitive: &sensitive,
-        details,
-        servers: &servers,
+        seal: None,
+        unsteady: Vec::new(),
     };
-    let sources = trees.sources(reader, &job.source);
-    if job.encrypt {
-        let seal = Seal::obtain(args, job, vault.as_ref(), &catalog, context)?;
-        let made = seal.with(|keys| work.create(&sources, Some(keys), None, seal_ring(&seal)))?;
-        return Ok((made, catalog));
-    }
-    context.output.detail("not sealed, as asked for");
-    let has_secrets = work.has_sensitive(&sources)?;
-    let made = if has_secrets {
-        let seal =
-            Seal::obtain(args, job, vault.as_ref(), &catalog, context).map_err(|failure| {
-                if failure.code == ExitCode::NoSecret && !has_terminal() {
-                    failure.hint(
-                        "the source holds files that are sealed even with --no-encrypt, such as \
-                         .env: give --passphrase-file, or --exclude them",
-                    )
-                } else {
-                    failure
-                }
-            })?;
-        seal.with(|keys| work.create(&sources, None, Some(keys), seal_ring(&seal)))?
-    } else {
-        work.create(&sources, None, None, &Keyring::new())?
+    let made = loop {
+        let changed = RefCell::new(None);
+        let failure = match attempt.make(&changed) {
+            Ok(made) => break made,
+            Err(failure) => failure,
+        };
+        match changed.take() {
+            // One that was copied already stands in for what else changes all the time.
+            Some(store)
+                if !attempt.unsteady.contains(&store) && attempt.unsteady.len() < UNSTEADY_MAX =>
+            {
+                context.output.detail(format!(
+                    "{} changed while it was read: from the beginning, with a consistent copy of it",
+                    job.source.join(&store).display()
+                ));
+                attempt.unsteady.push(store);
+            }
+            _ => return Err(failure),
+        }
     };
     Ok((made, catalog))
 }
 
-fn seal_ring(seal: &Seal) -> &Keyring {
-    seal.ring()
+/// One backup to be made, from the beginning as often as stores change while it reads them.
+struct Attempt<'a> {
+    args: &'a CreateArgs,
+    job: &'a Job,
+    context: &'a Context,
+    interrupt: &'a Interrupt,
+    catalog: &'a Catalog,
+    /// Obtained once.
+    seal: Option<Seal>,
+    /// Stores, by their path in the source, that are copied though nobody had them open: their app
+    /// opens them only for moments.
+    unsteady: Vec<PathBuf>,
+}
+
+impl Attempt<'_> {
+    /// Makes the backup; `changed` is told of a store that changed meanwhile and could be copied.
+    fn make(&mut self, changed: &RefCell<Option<PathBuf>>) -> Result<Created, Failure> {
+        let Self { args, job, context, interrupt, catalog, .. } = *self;
+        let scan = stores::scan(&job.source).map_err(unreadable)?;
+        let servers = Servers::look(job, context)?;
+        let mut components = job.components(&scan.components, &servers)?;
+        let mut exclude = job.exclude.clone();
+        exclude.extend(servers.left_out());
+        let filter = job.filter(&components, &exclude)?;
+        servers.prepare(&components, &filter)?;
+        let live = self.live_source(&scan.components, &filter, &servers)?;
+        let dumps = match live.as_ref().and_then(LiveTree::scratch) {
+            Some(place) => servers.dump(&filter, place)?,
+            None => Vec::new(),
+        };
+        for dump in &dumps {
+            let of_it = components.iter_mut().filter(|one| one.section == dump.section);
+            of_it.for_each(|one| one.bytes = dump.bytes);
+        }
+        // One that was not wanted is not in it.
+        components.retain(|one| {
+            !is_dump(&one.section) || dumps.iter().any(|dump| dump.section == one.section)
+        });
+        let plain;
+        let reader: &dyn TreeReader = match &live {
+            Some(live) => live,
+            None => {
+                plain = LocalTree::open(&job.source).map_err(backup::Error::from)?;
+                &plain
+            }
+        };
+        let vault = args.vault.clone().or_else(|| vault_of(&job.source));
+        let details = Details {
+            components,
+            tag: job.tag.clone(),
+            include: job.include.clone(),
+            exclude,
+            not_running: servers.not_running().to_vec(),
+            ..Details::default()
+        };
+        let trees = Trees::new(args, job, vault.as_deref(), &dumps)?;
+        let sensitive = Terms::new(&job.sensitive, &[])?;
+        let work = Work {
+            args,
+            job,
+            context,
+            interrupt,
+            catalog,
+            stores: &scan.components,
+            changed,
+            filter: &trees.filter(&filter),
+            sensitive: &sensitive,
+            details,
+            servers: &servers,
+        };
+        let sources = trees.sources(reader, &job.source);
+        if job.encrypt {
+            let seal = self.seal(vault.as_ref())?;
+            return seal.with(|keys| work.create(&sources, Some(keys), None, seal.ring()));
+        }
+        context.output.detail("not sealed, as asked for");
+        if !work.has_sensitive(&sources)? {
+            return work.create(&sources, None, None, &Keyring::new());
+        }
+        let seal = self.seal(vault.as_ref()).map_err(|failure| {
+            if failure.code == ExitCode::NoSecret && !has_terminal() {
+                failure.hint(
+                    "the source holds files that are sealed even with --no-encrypt, such as \
+                         .env: give --passphrase-file, or --exclude them",
+                )
+            } else {
+                failure
+            }
+        })?;
+        seal.with(|keys| work.create(&sources, None, Some(keys), seal.ring()))
+    }
+
+    fn seal(&mut self, vault: Option<&PathBuf>) -> Result<&Seal, Failure> {
+        let seal = match self.seal.take() {
+            Some(seal) => seal,
+            None => Seal::obtain(self.args, self.job, vault, self.catalog, self.context)?,
+        };
+        Ok(self.seal.insert(seal))
+    }
+
+    /// Looks who uses the source, and prepares consistent copies where that is needed and possible.
+    fn live_source(
+        &self,
+        found: &[stores::Component],
+        filter: &Filter,
+        servers: &Servers<'_>,
+    ) -> Result<Option<LiveTree>, Failure> {
+        let Self { args, job, context, .. } = self;
+        let wanted: Vec<stores::Component> = found
+            .iter()
+            .filter(|component| {
+                !servers.is_at_rest(Some(&component.path))
+                    && super::defaults::tree_path(&component.path).is_ok_and(|path| {
+                        !filter.excludes(&SectionName::data(), &path, EntryKind::Regular)
+                    })
+            })
+            .cloned()
+            .collect();
+        let mut in_use = backup::in_use(&job.source, &wanted)?;
+        for component in &wanted {
+            if self.unsteady.contains(&component.path) && !in_use.to_copy.contains(component) {
+                in_use.to_copy.push(component.clone());
+            }
+        }
+        in_use.in_the_way.retain(|file| {
+            let inside = file.path.strip_prefix(&job.source).ok();
+            if servers.is_at_rest(inside) {
+                return false;
+            }
+            let path = inside.and_then(|path| super::defaults::tree_path(path).ok());
+            path.is_none_or(|path| {
+                !filter.excludes(&SectionName::data(), &path, EntryKind::Regular)
+            })
+        });
+        if !in_use.in_the_way.is_empty() {
+            let mut holders: Vec<String> = in_use
+                .in_the_way
+                .iter()
+                .take(NAMED_MAX)
+                .map(|file| format!("{} ({}) has {}", file.command, file.pid, file.path.display()))
+                .collect();
+            if in_use.in_the_way.len() > NAMED_MAX {
+                holders.push(format!("and {} more", in_use.in_the_way.len() - NAMED_MAX));
+            }
+            if !args.live {
+                return Err(backup::Error::InUse { path: job.source.clone(), holders }.into());
+            }
+            context.output.warn(format!("written to meanwhile: {}", holders.join(", ")));
+        }
+        if in_use.unseen > 0 {
+            context.output.detail(format!(
+                "{} processes of other users could not be looked into",
+                in_use.unseen
+            ));
+        }
+        if in_use.to_copy.is_empty() && !servers.has_dumps(filter) {
+            return Ok(None);
+        }
+        let live = LiveTree::new(&job.source, &in_use.to_copy, args.scratch.as_deref())?;
+        context.output.detail(format!("{} live stores copied consistently", live.copied()));
+        Ok(Some(live))
+    }
 }
 
 fn unreadable(error: stores::Error) -> Failure {
@@ -196,123 +317,6 @@ fn vault_of(_source: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Looks who uses the source, and prepares consistent copies where that is needed and possible.
-fn live_source(
-    args: &CreateArgs,
-    job: &Job,
-    found: &[stores::Component],
-    filter: &Filter,
-    servers: &Servers<'_>,
-    context: &Context,
-) -> Result<Option<LiveTree>, Failure> {
-    let wanted: Vec<stores::Component> = found
-        .iter()
-        .filter(|component| {
-            !servers.is_at_rest(Some(&component.path))
-                && super::defaults::tree_path(&component.path).is_ok_and(|path| {
-                    !filter.excludes(&SectionName::data(), &path, EntryKind::Regular)
-                })
-        })
-        .cloned()
-        .collect();
-    let mut in_use = backup::in_use(&job.source, &wanted)?;
-    in_use.in_the_way.retain(|file| {
-        let inside = file.path.strip_prefix(&job.source).ok();
-        if servers.is_at_rest(inside) {
-            return false;
-        }
-        let path = inside.and_then(|path| super::defaults::tree_path(path).ok());
-        path.is_none_or(|path| !filter.excludes(&SectionName::data(), &path, EntryKind::Regular))
-    });
-    if !in_use.in_the_way.is_empty() {
-        let mut holders: Vec<String> = in_use
-            .in_the_way
-            .iter()
-            .take(NAMED_MAX)
-            .map(|file| format!("{} ({}) has {}", file.command, file.pid, file.path.display()))
-            .collect();
-        if in_use.in_the_way.len() > NAMED_MAX {
-            holders.push(format!("and {} more", in_use.in_the_way.len() - NAMED_MAX));
-        }
-        if !args.live {
-            return Err(backup::Error::InUse { path: job.source.clone(), holders }.into());
-        }
-        context.output.warn(format!("written to meanwhile: {}", holders.join(", ")));
-    }
-    if in_use.unseen > 0 {
-        context
-            .output
-            .detail(format!("{} processes of other users could not be looked into", in_use.unseen));
-    }
-    if in_use.to_copy.is_empty() && !servers.has_dumps(filter) {
-        return Ok(None);
-    }
-    let live = LiveTree::new(&job.source, &in_use.to_copy, args.scratch.as_deref())?;
-    context.output.detail(format!("{} live stores copied consistently", live.copied()));
-    Ok(Some(live))
-}
-
-/// The trees beside the source.
-struct Trees {
-    others: Vec<(SectionName, PathBuf, LocalTree, TreePath)>,
-}
-
-impl Trees {
-    fn new(
-        args: &CreateArgs,
-        job: &Job,
-        vault: Option<&Path>,
-        dumps: &[Dumped],
-    ) -> Result<Self, Failure> {
-        let open = |path: &Path| LocalTree::open(path).map_err(backup::Error::from);
-        let mut others = Vec::new();
-        for config in &job.configs {
-            let tree = open(&config.directory)?;
-            let directory = config.directory.clone();
-            others.push((config.section.clone(), directory, tree, config.file.clone()));
-        }
-        for dump in dumps {
-            let tree = open(&dump.directory)?;
-            let place = place_of_dumps(&job.source);
-            others.push((dump.section.clone(), place, tree, dump.file.clone()));
-        }
-        if let Some(vault) = vault {
-            let vault = vault.canonicalize().map_err(|error| Failure::io("find", vault, &error))?;
-            if vault.join(VAULT_CONFIG).is_file() {
-                let file = super::defaults::tree_path(Path::new(VAULT_CONFIG))?;
-                let section = SectionName::new(VAULT_SECTION)?;
-                others.push((section, vault.clone(), open(&vault)?, file));
-            } else if args.vault.is_some() {
-                return Err(Failure::new(
-                    ExitCode::NotAVault,
-                    format!("{} has no {VAULT_CONFIG}", vault.display()),
-                ));
-            }
-        }
-        Ok(Self { others })
-    }
-
-    /// Of the other trees only one file each.
-    fn filter(&self, filter: &Filter) -> Filter {
-        let only = self
-            .others
-            .iter()
-            .map(|(section, _, _, file)| (section.clone(), file.clone()))
-            .collect();
-        Filter { only, ..filter.clone() }
-    }
-
-    fn sources<'a>(&'a self, reader: &'a dyn TreeReader, source: &Path) -> Vec<Source<'a>> {
-        let data = Source { section: SectionName::data(), path: source.to_owned(), reader };
-        let others = self.others.iter().map(|(section, path, tree, _)| Source {
-            section: section.clone(),
-            path: path.clone(),
-            reader: tree,
-        });
-        std::iter::once(data).chain(others).collect()
-    }
-}
-
 /// All that is known when writing begins.
 struct Work<'a, 's> {
     args: &'a CreateArgs,
@@ -320,6 +324,8 @@ struct Work<'a, 's> {
     context: &'a Context,
     interrupt: &'a Interrupt,
     catalog: &'a Catalog,
+    stores: &'a [stores::Component],
+    changed: &'a RefCell<Option<PathBuf>>,
     filter: &'a Filter,
     sensitive: &'a Terms,
     details: Details,
@@ -380,7 +386,14 @@ impl Work<'_, '_> {
             Err(_) if self.interrupt.is_set() => {
                 return Err(Failure::new(ExitCode::Interrupted, "interrupted; no backup was made"));
             }
-            created => created?,
+            Err(error) => {
+                let path =
+                    error.changed().map(|path| Path::new(OsStr::from_bytes(path.as_bytes())));
+                let store = path.and_then(|path| backup::store_of(path, self.stores));
+                *self.changed.borrow_mut() = store.map(|store| store.path.clone());
+                return Err(error.into());
+            }
+            Ok(created) => created,
         };
         self.warn_of(&created);
         Ok(created)
