@@ -4,7 +4,8 @@
 //! A failed operation has done nothing, but for a write, which may have done a part
 //! ([`Fault::partial`]), and for running out of space, which writes what still fits. A failed
 //! sync has made nothing durable that it was asked for, as far as the caller may believe; the
-//! bytes stay where they are, as on Linux.
+//! bytes stay where they are, as on Linux while they are cached, or are lost ([`Fault::dropping`]),
+//! as on Linux later on.
 //!
 //! Every handle that comes from a directory shares its [`Faults`], so a test keeps a clone, lets
 //! the code under test run, and arms, counts and disarms as it goes:
@@ -30,7 +31,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 pub use self::wrappers::FaultDirectory;
 use super::{Directory, File};
@@ -140,12 +141,13 @@ pub struct Fault {
     skip: u64,
     times: u64,
     partial: bool,
+    dropping: bool,
 }
 
 impl Fault {
     /// The next of `operations` fails with `errno`; those after it succeed.
     pub fn once(operations: fn(Operation) -> bool, errno: i32) -> Self {
-        Self { operations, errno, skip: 0, times: 1, partial: false }
+        Self { operations, errno, skip: 0, times: 1, partial: false, dropping: false }
     }
 
     /// Each of `operations` fails with `errno` until the faults are disarmed.
@@ -166,12 +168,40 @@ impl Fault {
         self.partial = true;
         self
     }
+
+    /// Syncs of files that fail have lost what was written since the last one, as far back as the
+    /// fault was armed.
+    #[must_use]
+    pub fn dropping(mut self) -> Self {
+        self.dropping = true;
+        self
+    }
 }
 
 /// What goes wrong in a [`FaultDirectory`] and all that was opened through it. Clones share.
 #[derive(Clone, Default)]
 pub struct Faults {
     shared: Arc<Mutex<Armed>>,
+    gate: Arc<Gate>,
+}
+
+/// Where operations wait.
+#[derive(Default)]
+struct Gate {
+    held: Mutex<Held>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    operations: Option<fn(Operation) -> bool>,
+    waiting: u64,
+}
+
+/// What a write replaced.
+struct Replaced {
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -181,12 +211,15 @@ struct Armed {
     space: Option<u64>,
     seen: HashMap<Operation, u64>,
     failed: u64,
+    /// By the file's inode number, while a fault drops it: what unsynced writes replaced.
+    unsynced: HashMap<u64, Vec<Replaced>>,
 }
 
 /// A failure to be played.
 struct Failure {
     error: io::Error,
     partial: bool,
+    dropping: bool,
 }
 
 impl Faults {
@@ -214,6 +247,38 @@ impl Faults {
         armed.space = None;
     }
 
+    /// From here on `operations` wait, having done nothing and not being counted, until
+    /// [`Self::release`].
+    pub fn hold(&self, operations: fn(Operation) -> bool) {
+        self.gate.held.lock().operations = Some(operations);
+    }
+
+    /// Waits until so many operations wait.
+    pub fn wait_until_held(&self, count: u64) {
+        let mut held = self.gate.held.lock();
+        while held.waiting < count {
+            self.gate.changed.wait(&mut held);
+        }
+    }
+
+    /// Lets what waits go on.
+    pub fn release(&self) {
+        self.gate.held.lock().operations = None;
+        self.gate.changed.notify_all();
+    }
+
+    fn pass(&self, operation: Operation) {
+        let mut held = self.gate.held.lock();
+        if held.operations.is_some_and(|holds| holds(operation)) {
+            held.waiting += 1;
+            self.gate.changed.notify_all();
+            while held.operations.is_some_and(|holds| holds(operation)) {
+                self.gate.changed.wait(&mut held);
+            }
+            held.waiting -= 1;
+        }
+    }
+
     /// How many of `operations` there have been, failed ones included.
     pub fn seen(&self, operations: fn(Operation) -> bool) -> u64 {
         let armed = self.shared.lock();
@@ -231,6 +296,7 @@ impl Faults {
     }
 
     fn failure(&self, operation: Operation) -> Option<Failure> {
+        self.pass(operation);
         let mut armed = self.shared.lock();
         *armed.seen.entry(operation).or_default() += 1;
         let mut found: Option<Fault> = None;
@@ -249,13 +315,38 @@ impl Faults {
                 | Operation::MakeSymlink
                 | Operation::MakeNode
         );
-        let (errno, partial) = match found {
-            Some(fault) => (fault.errno, fault.partial),
-            None if creates && armed.space == Some(0) => (libc::ENOSPC, false),
+        let (errno, partial, dropping) = match found {
+            Some(fault) => (fault.errno, fault.partial, fault.dropping),
+            None if creates && armed.space == Some(0) => (libc::ENOSPC, false, false),
             None => return None,
         };
         armed.failed += 1;
-        Some(Failure { error: io::Error::from_raw_os_error(errno), partial })
+        Some(Failure { error: io::Error::from_raw_os_error(errno), partial, dropping })
+    }
+
+    /// Remembers what a write is about to replace, where that may be asked for.
+    fn before_write(&self, file: &dyn File, data: &[u8], offset: u64) -> io::Result<()> {
+        if !self.shared.lock().faults.iter().any(|fault| fault.dropping) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; data.len()];
+        file.read_at(&mut bytes, offset)?;
+        let ino = file.stat()?.ino;
+        self.shared.lock().unsynced.entry(ino).or_default().push(Replaced { offset, bytes });
+        Ok(())
+    }
+
+    /// A sync of a file, that fails where that is due.
+    fn sync(&self, operation: Operation, file: &dyn File) -> io::Result<()> {
+        let failure = self.failure(operation);
+        let replaced = self.shared.lock().unsynced.remove(&file.stat()?.ino);
+        let Some(failure) = failure else { return Ok(()) };
+        let replaced = replaced.filter(|_| failure.dropping).unwrap_or_default();
+        for Replaced { offset, bytes } in replaced.into_iter().rev() {
+            let left = usize::try_from(file.stat()?.size.saturating_sub(offset));
+            file.write_at(&bytes[..bytes.len().min(left.unwrap_or(usize::MAX))], offset)?;
+        }
+        Err(failure.error)
     }
 
     /// Takes the space by which a file grows when its bytes up to `end` are written; what is
@@ -363,6 +454,38 @@ mod tests {
         faults.arm(Fault::once(|operation| operation == Operation::Write, libc::EIO).partial());
         assert_eq!(errno(file.write_at(b"abcdef", 0)), Some(libc::EIO));
         assert_eq!(size(&root, b"f"), 3);
+    }
+
+    #[test]
+    fn a_failed_sync_can_lose_what_was_not_synced() {
+        let faults = Faults::default();
+        let root = faults.wrap(Box::new(MemoryDirectory::new()));
+        let file = root.create_file(b"f", 0o600).unwrap();
+        let sync = |operation| operation == Operation::SyncData;
+        faults.arm(Fault::once(sync, libc::EIO).after(1).dropping());
+        file.write_at(b"abcdef", 0).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(b"XY", 1).unwrap();
+        file.write_at(b"YZ..", 2).unwrap();
+        assert_eq!(errno(file.sync_data()), Some(libc::EIO));
+        let mut read = [0; 6];
+        file.read_at(&mut read, 0).unwrap();
+        assert_eq!(read, *b"abcdef");
+    }
+
+    #[test]
+    fn held_operations_wait() {
+        let faults = Faults::default();
+        let root = faults.wrap(Box::new(MemoryDirectory::new()));
+        faults.hold(|operation| operation == Operation::SyncDirectory);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| root.sync());
+            faults.wait_until_held(1);
+            root.stat(b".").unwrap();
+            assert!(!waiting.is_finished());
+            faults.release();
+            waiting.join().unwrap().unwrap();
+        });
     }
 
     #[test]

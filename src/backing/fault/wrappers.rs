@@ -200,6 +200,7 @@ impl File for FaultFile {
             }
             return Err(failure.error);
         }
+        self.faults.before_write(&*self.inner, data, offset)?;
         let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
         let missing = self.faults.take_space(&*self.inner, offset.saturating_add(len), false)?;
         if missing == 0 {
@@ -244,12 +245,12 @@ impl File for FaultFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.faults.check(Operation::SyncData)?;
+        self.faults.sync(Operation::SyncData, &*self.inner)?;
         self.inner.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.faults.check(Operation::SyncAll)?;
+        self.faults.sync(Operation::SyncAll, &*self.inner)?;
         self.inner.sync_all()
     }
 
