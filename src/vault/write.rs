@@ -321,9 +321,12 @@ impl Core {
             content.handle.write_at(&buffer[HEADER_LEN..], run.first.cipher_offset())
         };
         if let Err(error) = written {
-            // Part of a block past the end would count into the size.
+            // Part of a block past the end would count into the size. A header that is written
+            // stays: it will not be written again.
             if run.after.plain_offset() > content.placed {
-                let _ = content.handle.set_len(cipher_size(content.placed));
+                let header = if content.header_pending { 0 } else { HEADER_LEN };
+                let end = cipher_size(content.placed).max(to_u64(header));
+                let _ = content.handle.set_len(end);
             }
             return Err(error.into());
         }
