@@ -27,6 +27,8 @@ use crate::format::layout::{
 const JOIN_TAIL: u64 = 64 << 10;
 /// Bytes written since the last sync up to which a file counts as synced often.
 const JOIN_SYNCED: u64 = 256 << 10;
+/// Bytes of a write that have room in the smallest journal.
+const ALWAYS_WHOLE: usize = 128 << 10;
 /// Blocks that one run in place may have.
 const RUN_BLOCKS: u64 = 512;
 
@@ -105,7 +107,7 @@ impl Core {
     /// Writes all of `data`; whether the file may take other room below than was told.
     pub(super) fn write(&self, inode: &Arc<Inode>, offset: u64, data: &[u8]) -> Result<bool> {
         self.check_writable()?;
-        let end = offset
+        offset
             .checked_add(to_u64(data.len()))
             .filter(|end| *end <= MAX_PLAIN_SIZE)
             .ok_or(Error::TooLarge)?;
@@ -114,13 +116,27 @@ impl Core {
         }
         let file = self.open_content(inode)?;
         let mut takes_room = false;
-        self.with_content(&file, |content| {
-            let (first, after) = (BlockIndex::containing(offset), BlockIndex::count(end));
-            takes_room |=
-                (content.sparse || end > content.placed) && !content.all_in_journal(first, after);
-            self.write_content(inode, content, offset, data)
-        })?;
+        let mut offset = offset;
+        for data in data.chunks(self.journal_part(data.len())) {
+            let end = offset + to_u64(data.len());
+            self.with_content(&file, |content| {
+                let (first, after) = (BlockIndex::containing(offset), BlockIndex::count(end));
+                takes_room |= (content.sparse || end > content.placed)
+                    && !content.all_in_journal(first, after);
+                self.write_content(inode, content, offset, data)
+            })?;
+            offset = end;
+        }
         Ok(takes_room && inode.clear_flag(ROOM_TOLD))
+    }
+
+    /// What of a write of so many bytes may be done at once: it begins again where the journal is
+    /// full, so all of it must have room in an empty one.
+    fn journal_part(&self, len: usize) -> usize {
+        if len <= ALWAYS_WHOLE {
+            return len;
+        }
+        self.journal().map_or(len, |journal| journal.run_limit().max(ALWAYS_WHOLE))
     }
 
     pub(super) fn write_content(
