@@ -42,6 +42,8 @@ pub(super) struct Core {
     pub(super) root_ino: u64,
     pub(super) device: u64,
     journal: OnceLock<Journal>,
+    /// Held by the one who makes the journal.
+    creating_journal: Mutex<()>,
     /// Read while a record that names a path is appended, written while a directory is renamed.
     pub(super) paths: RwLock<()>,
     pub(super) checkpointing: Mutex<()>,
@@ -85,6 +87,7 @@ impl Core {
             root_ino: parts.root_stat.ino,
             device: parts.root_stat.device,
             journal: OnceLock::new(),
+            creating_journal: Mutex::default(),
             paths: RwLock::new(()),
             checkpointing: Mutex::new(()),
             dirty: Mutex::new(Vec::new()),
@@ -102,6 +105,10 @@ impl Core {
     /// Makes the journal. On a full disk there is none until there is room.
     pub(super) fn create_journal(&self) -> Result<()> {
         if self.options.read_only || !self.options.journal || self.journal.get().is_some() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.creating_journal.lock();
+        if self.journal.get().is_some() {
             return Ok(());
         }
         let codec = JournalCodec::new(&self.codecs.journal);
