@@ -52,6 +52,9 @@ impl Core {
             match self.checkpoint_filled(may_wait) {
                 Ok(done) => filled = !done,
                 Err(error) => {
+                    if let Some(journal) = self.journal() {
+                        journal.emptying_failed(error.errno());
+                    }
                     tracing::error!(
                         "the journal could not be written in place, which will be tried again: {error}"
                     );

@@ -34,6 +34,8 @@ const SMALL_SEGMENT_SIZES: [u64; 3] = [8 << 20, 2 << 20, 512 << 10];
 const SHARE_OF_ROOM: u64 = 32;
 /// The number of no file: readers pass over records about it.
 const NOBODY: u32 = u32::MAX;
+/// How often emptying a segment may fail, one time after the other, while somebody waits for it.
+const PATIENCE: u64 = 3;
 /// Room kept in every segment for the records that end it.
 const RESERVE: u64 = 4096;
 
@@ -113,6 +115,8 @@ struct Inner {
     last_sync: Option<Instant>,
     /// How many wait for a free segment.
     waiting: usize,
+    /// How often a filled segment could not be emptied, and why the last time.
+    failures: (u64, i32),
 }
 
 /// The journal of a mounted vault.
@@ -189,6 +193,7 @@ impl Journal {
             activity: 0,
             last_sync: None,
             waiting: 0,
+            failures: (0, 0),
         };
         let journal = Self {
             codec,
@@ -540,16 +545,35 @@ impl Journal {
     }
 
     /// Waits until a segment was made free, or the journal failed.
-    pub(super) fn wait_for_room(&self) {
+    ///
+    /// # Errors
+    /// Why none is made free, when that fails again and again.
+    pub(super) fn wait_for_room(&self) -> io::Result<()> {
         let mut inner = self.inner.lock();
         inner.waiting += 1;
-        while inner.failed.is_none()
-            && !inner.segments.iter().any(|segment| segment.state == SegmentState::Free)
-        {
+        let (before, _) = inner.failures;
+        let outcome = loop {
+            if inner.failed.is_some()
+                || inner.segments.iter().any(|segment| segment.state == SegmentState::Free)
+            {
+                break Ok(());
+            }
+            let (failures, errno) = inner.failures;
+            if failures - before >= PATIENCE {
+                break Err(io::Error::from_raw_os_error(errno));
+            }
             self.signal.raise();
             self.room.wait_for(&mut inner, Duration::from_millis(200));
-        }
+        };
         inner.waiting -= 1;
+        outcome
+    }
+
+    /// Notes that the filled segment could not be emptied, for those who wait for it.
+    pub(super) fn emptying_failed(&self, errno: i32) {
+        let mut inner = self.inner.lock();
+        inner.failures = (inner.failures.0 + 1, errno);
+        self.room.notify_all();
     }
 
     /// The filled segment's generation and the inodes with records in it.

@@ -97,7 +97,7 @@ impl Core {
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Full) => {
                     if let Some(journal) = self.journal() {
-                        journal.wait_for_room();
+                        journal.wait_for_room()?;
                     }
                 }
             }
