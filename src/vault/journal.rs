@@ -20,8 +20,8 @@ use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
 use crate::format::header::FileId;
 use crate::format::journal::{
-    BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, Place, RECORD_HEADER_LEN, RECORD_OVERHEAD,
-    Record, SegmentHeader, SessionId,
+    BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, PAYLOAD_MAX, Place, RECORD_HEADER_LEN,
+    RECORD_OVERHEAD, Record, SegmentHeader, SessionId,
 };
 use crate::format::layout::BlockIndex;
 
@@ -290,6 +290,10 @@ impl Journal {
                     let resolved =
                         MutexGuard::unlocked(&mut inner, || path.take().map(|path| path()));
                     path_if_needed = resolved.transpose().map_err(AppendError::Failed)?;
+                    if path_if_needed.as_ref().is_some_and(|path| !has_room_in_record(path)) {
+                        let too_long = io::Error::from_raw_os_error(libc::ENAMETOOLONG);
+                        return Err(AppendError::Failed(too_long));
+                    }
                     continue;
                 }
             };
@@ -668,6 +672,11 @@ fn into_io(error: AppendError) -> io::Error {
 
 fn file_record_len(path: &[u8]) -> usize {
     4 + 16 + path.len() + RECORD_OVERHEAD
+}
+
+/// Whether a record can name a file by this path.
+fn has_room_in_record(path: &[u8]) -> bool {
+    file_record_len(path) - RECORD_OVERHEAD <= PAYLOAD_MAX
 }
 
 fn to_u64(len: usize) -> u64 {
