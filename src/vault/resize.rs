@@ -266,9 +266,9 @@ impl Core {
         }
         self.mark_dirty(inode);
         if content.placed < content.size {
-            if let (Some(sequence), Some(journal)) = (content.tail_sequence.take(), self.journal())
-            {
+            if let (Some(sequence), Some(journal)) = (content.tail_sequence, self.journal()) {
                 journal.commit(sequence)?;
+                content.tail_sequence = None;
             }
             if let Some(keyed) = content.keyed.clone() {
                 self.write_header(content, &keyed)?;
