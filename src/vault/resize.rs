@@ -215,6 +215,8 @@ impl Core {
             if mode != FallocateMode::PunchHole {
                 let from = BlockIndex::containing(offset).cipher_offset();
                 let from = if offset < BLOCK { 0 } else { from };
+                // A sync must make the reservation durable.
+                self.mark_dirty(inode);
                 content.handle.allocate(from, BlockIndex::count(end).cipher_offset() - from)?;
             }
             if matches!(mode, FallocateMode::Allocate | FallocateMode::ZeroRange)
