@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::core::Core;
 use super::error::{Error, Result};
@@ -98,6 +98,8 @@ pub(super) struct Content {
     pub(super) modified: Option<Timestamp>,
     /// A damaged block was reported already.
     pub(super) reported: bool,
+    /// A sync that no application asked for failed: the next one that does is told.
+    pub(super) sync_error: Option<i32>,
 }
 
 impl Content {
@@ -125,6 +127,7 @@ impl Content {
             orphan: false,
             modified: None,
             reported: false,
+            sync_error: None,
         }
     }
 
@@ -143,6 +146,16 @@ impl Content {
         to_u64(full.count()) == after.0 - first.0
     }
 
+    /// After a sync of the file failed: the kernel may have dropped what it could not write, and
+    /// says so once. What the journal holds must be written in place again, and an application that
+    /// relies on what lies nowhere else must hear of it.
+    pub(super) fn sync_failed(&mut self, error: &io::Error) {
+        for block in self.live.values_mut() {
+            block.applied = false;
+        }
+        self.sync_error = Some(error.raw_os_error().unwrap_or(libc::EIO));
+    }
+
     /// Whether anything of the file is in the journal only, or would be replayed.
     pub(super) fn has_records(&self) -> bool {
         !self.live.is_empty()
@@ -155,16 +168,39 @@ impl Content {
 /// An open regular file.
 pub(super) struct OpenFile {
     pub(super) content: RwLock<Content>,
+    /// Held by who syncs it, until an error is noted in the content: the kernel tells it once, and
+    /// the next one would take its own success for that of all. Taken before the content's lock.
+    pub(super) syncing: Mutex<()>,
 }
 
 impl OpenFile {
     pub(super) fn new(content: Content) -> Self {
-        Self { content: RwLock::new(content) }
+        Self { content: RwLock::new(content), syncing: Mutex::new(()) }
     }
 
     /// Whether nothing would be lost by closing it.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.content.try_read().is_some_and(|content| !content.has_records() && !content.orphan)
+        self.content.try_read().is_some_and(|content| {
+            !content.has_records() && !content.orphan && content.sync_error.is_none()
+        })
+    }
+
+    /// Whether nothing is lost when it is no longer known: a file that has names must be, as long
+    /// as the journal has records of it or something is `unsynced`.
+    pub(super) fn may_be_forgotten(&self, unsynced: bool) -> bool {
+        self.content
+            .try_read()
+            .is_some_and(|content| content.orphan || !(unsynced || content.has_records()))
+    }
+
+    /// Syncs it; the caller holds [`Self::syncing`].
+    pub(super) fn sync(&self, all: bool) -> io::Result<()> {
+        let handle = self.content.read().handle.clone();
+        let outcome = if all { handle.sync_all() } else { handle.sync_data() };
+        if let Err(error) = &outcome {
+            self.content.write().sync_failed(error);
+        }
+        outcome
     }
 }
 

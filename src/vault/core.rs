@@ -32,6 +32,8 @@ pub(super) struct Core {
     pub(super) overflow_used: AtomicBool,
     /// Whether the overflow directory has entries since its last sync.
     pub(super) overflow_dirty: AtomicBool,
+    /// Held by the one who syncs the overflow directory.
+    pub(super) overflow_syncing: Mutex<()>,
     /// Overflow files that nothing refers to; the commit removes them.
     pub(super) overflows_left: Mutex<Vec<String>>,
     /// Held by the one who commits everything.
@@ -80,6 +82,7 @@ impl Core {
             overflow: parts.overflow,
             overflow_used: AtomicBool::new(parts.overflow_used),
             overflow_dirty: AtomicBool::new(false),
+            overflow_syncing: Mutex::default(),
             overflows_left: Mutex::default(),
             committing: Mutex::default(),
             new_directories: Mutex::default(),

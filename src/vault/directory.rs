@@ -127,7 +127,7 @@ impl Core {
         while !Arc::ptr_eq(&at, self.inodes.root()) {
             let gone = || io::Error::from_raw_os_error(libc::ESTALE);
             let location = at.location().ok_or_else(gone)?;
-            if location.parent.flag(NAMES_DIRTY) {
+            if location.parent.is_dirty(NAMES_DIRTY) {
                 self.sync_directory(&location.parent)
                     .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
             }

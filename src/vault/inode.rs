@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -34,22 +34,26 @@ pub(super) enum Open {
 }
 
 /// Known to have no extended attributes.
-pub(super) const NO_XATTRS: u8 = 1;
-/// Written in place since the last sync of its data.
-pub(super) const DATA_DIRTY: u8 = 2;
-/// Attributes changed since the last sync.
-pub(super) const METADATA_DIRTY: u8 = 4;
+pub(super) const NO_XATTRS: u64 = 1;
+/// Written in place since the last sync of its data began.
+pub(super) const DATA_DIRTY: u64 = 2;
+/// Attributes changed since the last sync began.
+pub(super) const METADATA_DIRTY: u64 = 4;
 /// Listed for the periodic commit.
-pub(super) const LISTED: u8 = 8;
-/// A directory with names changed since its last sync.
-pub(super) const NAMES_DIRTY: u8 = 32;
+pub(super) const LISTED: u64 = 8;
+/// A directory with names changed since its last sync began.
+pub(super) const NAMES_DIRTY: u64 = 32;
 /// The room that it takes below was told, and the kernel may believe it.
-pub(super) const ROOM_TOLD: u8 = 128;
+pub(super) const ROOM_TOLD: u64 = 128;
 /// Used since the descriptor cache last looked.
-pub(super) const USED: u8 = 16;
+pub(super) const USED: u64 = 16;
 /// A directory whose record is not known to be durable. It stays known until it is, so that its
 /// name is.
-pub(super) const RECORD_DIRTY: u8 = 64;
+pub(super) const RECORD_DIRTY: u64 = 64;
+
+/// The flags that a sync clears when it begins, each with where in [`Inode::state`] the syncs under
+/// way that cleared it are counted, in 16 bits: until they return, nothing is durable yet.
+const SYNCED: [(u64, u32); 3] = [(DATA_DIRTY, 16), (METADATA_DIRTY, 32), (NAMES_DIRTY, 48)];
 
 /// An inode in memory.
 pub(super) struct Inode {
@@ -62,7 +66,8 @@ pub(super) struct Inode {
     members: AtomicU32,
     /// Opens that are not yet released; 0 where the transport sends none.
     pub(super) opens: AtomicU32,
-    flags: AtomicU8,
+    /// The flags, and above them the syncs under way.
+    state: AtomicU64,
     /// For directories: held while an operation changes their entries. Of two, the one with the
     /// lower number is taken first. Taken before any other lock.
     pub(super) entries: Mutex<()>,
@@ -73,18 +78,36 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    pub(super) fn flag(&self, flag: u8) -> bool {
-        self.flags.load(Ordering::Acquire) & flag != 0
+    pub(super) fn flag(&self, flag: u64) -> bool {
+        self.state.load(Ordering::Acquire) & flag != 0
     }
 
     /// Sets a flag; whether it was set before.
-    pub(super) fn set_flag(&self, flag: u8) -> bool {
-        self.flags.fetch_or(flag, Ordering::AcqRel) & flag != 0
+    pub(super) fn set_flag(&self, flag: u64) -> bool {
+        self.state.fetch_or(flag, Ordering::AcqRel) & flag != 0
     }
 
     /// Clears a flag; whether it was set before.
-    pub(super) fn clear_flag(&self, flag: u8) -> bool {
-        self.flags.fetch_and(!flag, Ordering::AcqRel) & flag != 0
+    pub(super) fn clear_flag(&self, flag: u64) -> bool {
+        self.state.fetch_and(!flag, Ordering::AcqRel) & flag != 0
+    }
+
+    /// Whether one of these kinds of changes may not be durable: its flag is set, or a sync that
+    /// cleared it has not returned.
+    pub(super) fn is_dirty(&self, kinds: u64) -> bool {
+        dirty_kinds(self.state.load(Ordering::Acquire), kinds) != 0
+    }
+
+    /// Clears these flags because a sync of such changes begins; until what is returned is told
+    /// that it succeeded, they count as dirty. Flags of content are cleared under its lock, so that
+    /// no write is under way that set them and has yet to be done.
+    pub(super) fn begin_sync(self: &Arc<Self>, kinds: u64) -> Syncing {
+        let begin = |state| Some((state & !kinds) + counts(kinds));
+        let before = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, begin)
+            .unwrap_or_else(|state| state);
+        Syncing { inode: self.clone(), kinds, dirty: dirty_kinds(before, kinds) }
     }
 
     /// One of its names; `None` when no known one is left.
@@ -136,6 +159,46 @@ impl Inode {
             Some(Open::File(file)) => Some(file.clone()),
             _ => None,
         }
+    }
+}
+
+/// Those of these kinds of changes that are not durable in a state.
+fn dirty_kinds(state: u64, kinds: u64) -> u64 {
+    let under_way = |(_, shift): &&(u64, u32)| (state >> shift) & 0xffff != 0;
+    let syncing: u64 = SYNCED.iter().filter(under_way).map(|(kind, _)| kind).sum();
+    (state | syncing) & kinds
+}
+
+/// One sync under way of each of these kinds.
+fn counts(kinds: u64) -> u64 {
+    let wanted = |(kind, _): &&(u64, u32)| kinds & kind != 0;
+    SYNCED.iter().filter(wanted).map(|(_, shift)| 1 << shift).sum()
+}
+
+/// A sync of an inode that is under way. Dropped without [`Self::succeeded`] it failed: what it was
+/// to make durable is dirty again.
+pub(super) struct Syncing {
+    pub(super) inode: Arc<Inode>,
+    kinds: u64,
+    dirty: u64,
+}
+
+impl Syncing {
+    /// Whether a change of this kind, or one of these, was not durable when it began.
+    pub(super) fn found(&self, kinds: u64) -> bool {
+        self.dirty & kinds != 0
+    }
+
+    /// All that was done before it began is durable.
+    pub(super) fn succeeded(mut self) {
+        self.dirty = 0;
+    }
+}
+
+impl Drop for Syncing {
+    fn drop(&mut self) {
+        let end = |state| Some((state | self.dirty) - counts(self.kinds));
+        let _ = self.inode.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, end);
     }
 }
 
@@ -318,7 +381,7 @@ fn new_inode(number: InodeNumber, kind: FileKind, generation: u64) -> Inode {
         lookups: AtomicU64::new(0),
         members: AtomicU32::new(0),
         opens: AtomicU32::new(0),
-        flags: AtomicU8::new(0),
+        state: AtomicU64::new(0),
         entries: Mutex::new(()),
         locations: Mutex::new(Vec::new()),
         open: Mutex::new(None),

@@ -145,8 +145,8 @@ impl Core {
         let sealed = self.codecs.symlinks.seal(target);
         if let Some((id, rest)) = &sealed.overflow {
             self.overflow_used.store(true, Ordering::Release);
-            self.overflow_dirty.store(true, Ordering::Release);
             self.overflow.make_symlink(rest, id.as_bytes())?;
+            self.overflow_dirty.store(true, Ordering::Release);
         }
         let made = with_sidecar(&directory, &cipher_name, || {
             directory.directory.make_symlink(&sealed.target, cipher_name.entry())
@@ -231,6 +231,8 @@ impl Core {
         let inode = self.inode(entry.attributes.ino)?;
         inode.set_flag(RECORD_DIRTY);
         self.new_directories.lock().entry(parent.number).or_default().push(inode);
+        // Again: a sync since then knew nothing of the record.
+        self.names_changed(parent);
         Ok(entry)
     }
 
@@ -523,13 +525,14 @@ impl Core {
             inode.add_location(side.parent, side.name.entry());
         }
         side.inode.remove_location(side.parent, side.name.entry());
+        side.inode.add_location(target.parent, target.name.entry());
+        // A record from here on names the new path, and must find that it is not durable.
+        self.names_changed(side.parent);
+        self.names_changed(target.parent);
         drop((content, other_content));
         if let Some(going) = going {
             self.finish_removal(target.parent, target.name.entry(), going);
         }
-        side.inode.add_location(target.parent, target.name.entry());
-        self.names_changed(side.parent);
-        self.names_changed(target.parent);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! Making things durable: fsync of files and directories, and the periodic commit.
 
+use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +11,7 @@ use super::core::Core;
 use super::error::Result;
 use super::filesystem::LOCK_NAME;
 use super::inode::{
-    DATA_DIRTY, Inode, LISTED, Location, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY,
+    DATA_DIRTY, Inode, LISTED, Location, METADATA_DIRTY, NAMES_DIRTY, Open, RECORD_DIRTY, Syncing,
 };
 use super::types::InodeNumber;
 use crate::backing::{Directory, FileKind, SetTime, Timestamp};
@@ -33,23 +35,11 @@ impl Core {
             return Ok(());
         }
         let file = self.open_content(inode)?;
-        let (captured, handle) = {
-            let content = file.content.read();
-            (capture(&content), content.handle.clone())
-        };
+        let captured = capture(&file.content.read());
         self.sync_way(inode)?;
-        let data_dirty = inode.clear_flag(DATA_DIRTY);
-        let metadata_dirty = !data_only && inode.clear_flag(METADATA_DIRTY);
-        let outcome = if metadata_dirty {
-            handle.sync_all()
-        } else if data_dirty {
-            handle.sync_data()
-        } else {
-            Ok(())
-        };
-        if let Err(error) = outcome {
-            inode.set_flag(DATA_DIRTY | METADATA_DIRTY);
-            return Err(error.into());
+        let kinds = if data_only { DATA_DIRTY } else { DATA_DIRTY | METADATA_DIRTY };
+        if inode.is_dirty(kinds) {
+            self.sync_content(inode, &file, kinds)?;
         }
         if let Some(journal) = self.journal()
             && captured.sequence > 0
@@ -57,6 +47,9 @@ impl Core {
             journal.commit_for_sync(captured.sequence)?;
         }
         let mut content = file.content.write();
+        if let Some(errno) = content.sync_error.take() {
+            return Err(io::Error::from_raw_os_error(errno).into());
+        }
         content.syncs = if content.written_since_sync > (1 << 20) {
             0
         } else {
@@ -67,13 +60,33 @@ impl Core {
         Ok(())
     }
 
+    /// Syncs the file below, unless another's sync meanwhile did.
+    fn sync_content(&self, inode: &Arc<Inode>, file: &OpenFile, kinds: u64) -> Result<()> {
+        let _one_at_a_time = file.syncing.lock();
+        let sync = {
+            let _no_write_under_way = file.content.read();
+            inode.begin_sync(kinds)
+        };
+        if sync.found(kinds)
+            && let Err(error) = file.sync(sync.found(METADATA_DIRTY))
+        {
+            // Whoever asked is told now.
+            file.content.write().sync_error = None;
+            drop(sync);
+            self.list_for_commit(inode);
+            return Err(error.into());
+        }
+        sync.succeeded();
+        Ok(())
+    }
+
     /// Makes durable what it takes to find a file by its name. The filesystem below may make the
     /// entries that lead to a synced file durable with it (btrfs does), but knows nothing of the
     /// records of new directories among them, nor of a long name's sidecar.
     fn sync_way(&self, inode: &Arc<Inode>) -> Result<()> {
         let mut open: Vec<Location> = inode.locations.lock().clone();
         while let Some(Location { parent, entry }) = open.pop() {
-            if parent.flag(NAMES_DIRTY)
+            if parent.is_dirty(NAMES_DIRTY)
                 && (parent.flag(RECORD_DIRTY) || sidecar_of(&entry).is_some())
             {
                 self.sync_directory(&parent)?;
@@ -91,19 +104,25 @@ impl Core {
             return Ok(());
         }
         self.sync_way(inode)?;
-        let new = self.new_directories.lock().remove(&inode.number).unwrap_or_default();
-        let outcome = self.sync_names(inode, &new);
-        if outcome.is_err() {
-            inode.set_flag(NAMES_DIRTY);
-            self.new_directories.lock().entry(inode.number).or_default().extend(new);
-        } else {
-            self.records_are_durable(&new);
-        }
-        outcome
+        // Who else syncs it meanwhile must find them, too.
+        let new = self.new_directories.lock().get(&inode.number).cloned().unwrap_or_default();
+        self.sync_names(inode, &new)?;
+        self.records_are_durable(inode.number, &new);
+        Ok(())
     }
 
-    /// Lets go of new directories whose records are durable, or which are gone.
-    fn records_are_durable(&self, directories: &[Arc<Inode>]) {
+    /// Lets go of new directories in one whose records are durable, or which are gone.
+    fn records_are_durable(&self, parent: InodeNumber, directories: &[Arc<Inode>]) {
+        if directories.is_empty() {
+            return;
+        }
+        let durable: HashSet<_> = directories.iter().map(Arc::as_ptr).collect();
+        if let Entry::Occupied(mut known) = self.new_directories.lock().entry(parent) {
+            known.get_mut().retain(|inode| !durable.contains(&Arc::as_ptr(inode)));
+            if known.get().is_empty() {
+                known.remove();
+            }
+        }
         for inode in directories {
             inode.clear_flag(RECORD_DIRTY);
             self.drop_if_idle(inode);
@@ -119,12 +138,32 @@ impl Core {
                 Err(error) => return Err(error),
             }
         }
-        if self.overflow_dirty.swap(false, Ordering::AcqRel) {
-            self.overflow.sync()?;
-        }
+        self.sync_overflow()?;
         let directory = self.open_directory(inode)?;
-        inode.clear_flag(NAMES_DIRTY);
-        Ok(directory.directory.sync()?)
+        let sync = inode.begin_sync(NAMES_DIRTY);
+        if let Err(error) = directory.directory.sync() {
+            drop(sync);
+            self.list_for_commit(inode);
+            return Err(error.into());
+        }
+        sync.succeeded();
+        Ok(())
+    }
+
+    /// Makes durable what overflowed from symlinks' targets.
+    fn sync_overflow(&self) -> Result<()> {
+        if !self.overflow_used.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Whoever comes while another syncs waits for that, too.
+        let _one_at_a_time = self.overflow_syncing.lock();
+        if self.overflow_dirty.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.overflow.sync()
+        {
+            self.overflow_dirty.store(true, Ordering::Release);
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Notes that a directory's names changed.
@@ -159,25 +198,25 @@ impl Core {
         }
         let mut captured: Vec<(Arc<OpenFile>, Captured)> = Vec::new();
         let mut to_sync = Vec::new();
+        let mut syncs = Vec::new();
         for inode in &batch {
             inode.clear_flag(LISTED);
-            if let Some(file) = inode.open_file() {
-                let content = capture(&file.content.read());
-                captured.push((file, content));
-            }
-            let dirty = inode.clear_flag(DATA_DIRTY) | inode.clear_flag(METADATA_DIRTY);
-            if dirty || inode.kind == FileKind::Directory {
+            let (file, sync) = begin_sync_of_all(inode);
+            captured.extend(file);
+            if sync.found(DATA_DIRTY | METADATA_DIRTY) || inode.kind == FileKind::Directory {
                 to_sync.push(inode.clone());
             }
+            syncs.push(sync);
         }
         if let Err(error) = self.sync_inodes(&to_sync) {
             self.remove_overflows_later(overflows);
-            for inode in to_sync {
-                inode.set_flag(DATA_DIRTY);
+            drop(syncs);
+            for inode in batch {
                 self.list_for_commit(&inode);
             }
             return Err(error);
         }
+        syncs.into_iter().for_each(Syncing::succeeded);
         for id in overflows {
             self.remove_overflow(Some(id));
         }
@@ -197,23 +236,16 @@ impl Core {
 
     fn sync_inodes(&self, inodes: &[Arc<Inode>]) -> Result<()> {
         if inodes.len() >= SYNC_FILESYSTEM_FROM {
-            let new = std::mem::take(&mut *self.new_directories.lock());
-            let names: Vec<_> =
-                inodes.iter().filter(|inode| inode.clear_flag(NAMES_DIRTY)).collect();
-            let outcome = self.vault_directory.sync_filesystem();
-            if matches!(outcome, Ok(true)) {
-                self.records_are_durable(&new.into_values().flatten().collect::<Vec<_>>());
+            let new = self.new_directories.lock().clone();
+            let directories = inodes.iter().filter(|inode| inode.kind == FileKind::Directory);
+            let names: Vec<_> = directories.map(|inode| inode.begin_sync(NAMES_DIRTY)).collect();
+            if self.vault_directory.sync_filesystem()? {
+                names.into_iter().for_each(Syncing::succeeded);
+                for (parent, children) in new {
+                    self.records_are_durable(parent, &children);
+                }
                 return Ok(());
             }
-            for inode in names {
-                inode.set_flag(NAMES_DIRTY);
-            }
-            let mut known = self.new_directories.lock();
-            for (parent, children) in new {
-                known.entry(parent).or_default().extend(children);
-            }
-            drop(known);
-            outcome?;
         }
         for inode in inodes {
             self.sync_inode(inode)?;
@@ -222,12 +254,12 @@ impl Core {
     }
 
     /// Syncs all of an inode; nothing, where nothing of it outlives the mount.
-    fn sync_inode(&self, inode: &Arc<Inode>) -> Result<()> {
+    pub(super) fn sync_inode(&self, inode: &Arc<Inode>) -> Result<()> {
         let nameless = inode.locations.lock().is_empty() && inode.number != InodeNumber::ROOT;
         match inode.kind {
             FileKind::Directory if nameless => {
-                let gone = self.new_directories.lock().remove(&inode.number).unwrap_or_default();
-                self.records_are_durable(&gone);
+                let gone = self.new_directories.lock().get(&inode.number).cloned();
+                self.records_are_durable(inode.number, &gone.unwrap_or_default());
                 Ok(())
             }
             FileKind::Directory => match self.open_directory(inode) {
@@ -242,13 +274,10 @@ impl Core {
                         Err(_) => return self.sync_unopened(inode),
                     },
                 };
-                let (handle, orphan) = {
-                    let content = file.content.read();
-                    (content.handle.clone(), content.orphan)
-                };
-                if !orphan {
+                if !file.content.read().orphan {
                     self.sync_way(inode)?;
-                    handle.sync_all()?;
+                    let _one_at_a_time = file.syncing.lock();
+                    file.sync(true)?;
                 }
                 Ok(())
             }
@@ -260,7 +289,9 @@ impl Core {
     /// or a directory above it was moved after the kernel forgot both. Others must not suffer for
     /// it.
     fn sync_unopened(&self, inode: &Arc<Inode>) -> Result<()> {
+        let sync = inode.begin_sync(NAMES_DIRTY);
         if inode.locations.lock().is_empty() || self.vault_directory.sync_filesystem()? {
+            sync.succeeded();
             return Ok(());
         }
         // Whoever asks for it by its name shall have it synced.
@@ -275,7 +306,7 @@ impl Core {
             return Ok(());
         }
         let has_records = inode.open_file().is_some_and(|file| file.content.read().has_records());
-        if inode.flag(DATA_DIRTY) || has_records {
+        if inode.is_dirty(DATA_DIRTY) || has_records {
             self.sync_file(inode, true)?;
         }
         Ok(())
@@ -286,6 +317,24 @@ impl Core {
         let _ = inode
             .opens
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |opens| opens.checked_sub(1));
+    }
+}
+
+/// Begins a sync of an inode's content and attributes; and what its content is then, where it is
+/// open. Where it is not, nobody may open and write it in between.
+fn begin_sync_of_all(inode: &Arc<Inode>) -> (Option<(Arc<OpenFile>, Captured)>, Syncing) {
+    let kinds = DATA_DIRTY | METADATA_DIRTY;
+    loop {
+        if let Some(file) = inode.open_file() {
+            let content = file.content.read();
+            let (captured, sync) = (capture(&content), inode.begin_sync(kinds));
+            drop(content);
+            return (Some((file, captured)), sync);
+        }
+        let open = inode.open.lock();
+        if !matches!(&*open, Some(Open::File(_))) {
+            return (None, inode.begin_sync(kinds));
+        }
     }
 }
 

@@ -82,8 +82,20 @@ impl Core {
         }
         let handle = self.handle(inode)?;
         inode.clear_flag(NO_XATTRS);
-        inode.set_flag(METADATA_DIRTY);
-        self.list_for_commit(inode);
+        let outcome = self.store_xattr(inode, &handle, name, value, mode);
+        // Not before it is changed: a sync in between would leave it out.
+        self.metadata_changed(inode);
+        outcome
+    }
+
+    fn store_xattr(
+        &self,
+        inode: &Arc<Inode>,
+        handle: &Handle,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
         match self.codecs.xattrs.stored_name(name) {
             StoredName::PassThrough => {
                 handle.set_xattr(name, value, mode)?;
@@ -93,11 +105,11 @@ impl Core {
                 Ok(())
             }
             StoredName::Encrypted(stored) => {
-                let before = self.overflow_of(&handle, &stored);
+                let before = self.overflow_of(handle, &stored);
                 let sealed = self.codecs.xattrs.seal_value(&stored, name, value);
                 match handle.set_xattr(&stored, &inline_value(&sealed), mode) {
                     Err(error) if no_room(&error) => {
-                        self.set_overflow(&handle, &stored, &sealed, mode)?
+                        self.set_overflow(handle, &stored, &sealed, mode)?
                     }
                     outcome => outcome?,
                 }
@@ -118,8 +130,18 @@ impl Core {
             return Err(Error::NoAttribute);
         }
         let handle = self.handle(inode)?;
+        let outcome = self.delete_xattr(inode, &handle, name);
+        self.metadata_changed(inode);
+        outcome
+    }
+
+    /// Notes that attributes were changed.
+    fn metadata_changed(&self, inode: &Arc<Inode>) {
         inode.set_flag(METADATA_DIRTY);
         self.list_for_commit(inode);
+    }
+
+    fn delete_xattr(&self, inode: &Arc<Inode>, handle: &Handle, name: &[u8]) -> Result<()> {
         match self.codecs.xattrs.stored_name(name) {
             StoredName::PassThrough => {
                 handle.remove_xattr(name)?;
@@ -128,7 +150,7 @@ impl Core {
                 }
             }
             StoredName::Encrypted(stored) => {
-                let before = self.overflow_of(&handle, &stored);
+                let before = self.overflow_of(handle, &stored);
                 match handle.remove_xattr(&stored) {
                     Err(error) if is_capabilities(name) && is_missing(&error) => {
                         handle.remove_xattr(name)?;
@@ -172,8 +194,7 @@ impl Core {
 
     fn replaced_overflow(&self, inode: &Arc<Inode>, id: Option<String>) {
         if id.is_some() {
-            inode.set_flag(METADATA_DIRTY);
-            self.list_for_commit(inode);
+            self.metadata_changed(inode);
             self.remove_overflows_later(id);
         }
     }
