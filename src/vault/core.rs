@@ -11,7 +11,9 @@ use super::codecs::Codecs;
 use super::descriptors::DescriptorCache;
 use super::directory::OpenDirectory;
 use super::error::{Error, Result};
-use super::inode::{DATA_DIRTY, Inode, InodeTable, LISTED, RECORD_DIRTY};
+use super::inode::{
+    DATA_DIRTY, Inode, InodeTable, LISTED, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY,
+};
 use super::journal::Journal;
 use super::signal::Signal;
 use super::sync::backing_now;
@@ -161,14 +163,17 @@ impl Core {
     /// Lets go of an inode that nobody refers to and of which nothing is still to be kept.
     pub(super) fn drop_if_idle(&self, inode: &Arc<Inode>) {
         let gone = self.inodes.remove_if(inode, |inode| {
+            let unsynced =
+                inode.flag(LISTED) || inode.is_dirty(DATA_DIRTY | METADATA_DIRTY | NAMES_DIRTY);
+            let file = inode.open_file();
             if inode.locations.lock().is_empty() {
-                return true;
+                // A file may have names that nobody looked up.
+                return file.is_none_or(|file| file.may_be_forgotten(unsynced));
             }
-            if inode.flag(LISTED) || inode.flag(DATA_DIRTY) || inode.flag(RECORD_DIRTY) {
+            if unsynced || inode.flag(RECORD_DIRTY) {
                 return false;
             }
-            inode.kind != FileKind::Regular
-                || inode.open_file().is_none_or(|file| file.is_at_rest())
+            inode.kind != FileKind::Regular || file.is_none_or(|file| file.may_be_forgotten(false))
         });
         if gone && inode.locations.lock().is_empty() {
             self.remove_overflows_of(inode);
