@@ -13,7 +13,7 @@ use parking_lot::RwLockWriteGuard;
 use super::content::{Content, to_u64, with_scratch};
 use super::core::Core;
 use super::error::Result;
-use super::inode::Inode;
+use super::inode::{DATA_DIRTY, Inode};
 use super::journal::{BlockPlace, FileReference, Journal};
 use crate::backing::SetTime;
 use crate::format::layout::{BlockIndex, CIPHER_BLOCK_SIZE, cipher_size};
@@ -114,16 +114,9 @@ impl Core {
         // Blocks whose newer version lies in the other segment: that version is durable after this.
         journal.commit(u64::MAX)?;
         for inode in &members {
-            if let Some(file) = inode.open_file() {
-                let (handle, orphan, timed) = {
-                    let content = file.content.read();
-                    (content.handle.clone(), content.orphan, content.timed == Some(generation))
-                };
-                if !orphan {
-                    if timed { handle.sync_all() } else { handle.sync_data() }?;
-                }
-            }
+            self.sync_applied(inode, generation)?;
         }
+        self.sync_names_left()?;
         journal.retire(generation)?;
         for inode in &members {
             if let Some(file) = inode.open_file() {
@@ -139,6 +132,51 @@ impl Core {
             self.drop_if_idle(inode);
         }
         Ok(true)
+    }
+
+    /// Makes durable what was written in place of a file's records in a segment.
+    fn sync_applied(&self, inode: &Arc<Inode>, generation: u64) -> Result<()> {
+        let Some(file) = inode.open_file() else {
+            // It was let go of: its last name went, or it was emptied.
+            let unsynced = inode.is_dirty(DATA_DIRTY) && inode.location().is_some();
+            return if unsynced { self.sync_inode(inode) } else { Ok(()) };
+        };
+        let _one_at_a_time = file.syncing.lock();
+        let (orphan, timed) = {
+            let content = file.content.read();
+            (content.orphan, content.timed == Some(generation))
+        };
+        if orphan {
+            return Ok(());
+        }
+        file.sync(timed)?;
+        let content = file.content.read();
+        let dropped = content
+            .live
+            .values()
+            .any(|block| block.place.generation == generation && block.is_pending());
+        if dropped && !content.orphan {
+            // Another's sync failed since they were written, and they must be written again.
+            let errno = content.sync_error.unwrap_or(libc::EIO);
+            return Err(io::Error::from_raw_os_error(errno).into());
+        }
+        Ok(())
+    }
+
+    /// Makes durable that files are gone of which the journal has records: a cut must not bring one
+    /// back whose records are retired.
+    fn sync_names_left(&self) -> Result<()> {
+        let left = std::mem::take(&mut *self.left_by_records.lock());
+        let outcome = left.values().try_for_each(|directory| self.sync_directory(directory));
+        let outcome = match outcome {
+            // Removed since then, which the commit makes durable.
+            Err(error) if error.errno() == libc::ENOENT => self.commit_all(),
+            outcome => outcome,
+        };
+        if outcome.is_err() {
+            self.left_by_records.lock().extend(left);
+        }
+        outcome
     }
 
     /// Empties the whole journal: everything is in place and durable afterwards.
@@ -183,18 +221,22 @@ impl Core {
     /// the file by its new path.
     pub(super) fn settle_records(&self, content: &mut Content) -> Result<()> {
         let Some(journal) = self.journal() else { return Ok(()) };
+        // Also where a record was refused after the segment had the path.
+        content.reference = FileReference::default();
         if !content.has_records() {
             return Ok(());
         }
         journal.commit(content.sequence)?;
         apply_content(journal, content, None, 0, usize::MAX)?;
-        if content.timed.is_some() {
-            content.handle.sync_all()?;
+        let synced = if content.timed.is_some() {
+            content.handle.sync_all()
         } else {
-            content.handle.sync_data()?;
+            content.handle.sync_data()
+        };
+        if let Err(error) = &synced {
+            content.sync_failed(error);
         }
-        content.reference = FileReference::default();
-        Ok(())
+        Ok(synced?)
     }
 
     /// The same for every file, before a directory's name changes; the caller keeps records from

@@ -54,6 +54,9 @@ pub(super) struct Core {
     pub(super) dirty: Mutex<Vec<Arc<Inode>>>,
     /// By the number of the directory above: directories whose records are not yet synced.
     pub(super) new_directories: Mutex<HashMap<InodeNumber, Vec<Arc<Inode>>>>,
+    /// By where they are in memory: directories from which files went of which the journal has
+    /// records. Without the record, the file must not be there any more either.
+    pub(super) left_by_records: Mutex<HashMap<usize, Arc<Inode>>>,
     pub(super) windows: RwLock<Vec<Window>>,
     closing: AtomicBool,
     /// Raised when the maintenance thread has work.
@@ -88,6 +91,7 @@ impl Core {
             overflows_left: Mutex::default(),
             committing: Mutex::default(),
             new_directories: Mutex::default(),
+            left_by_records: Mutex::default(),
             inodes,
             root_ino: parts.root_stat.ino,
             device: parts.root_stat.device,

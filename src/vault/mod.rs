@@ -51,4 +51,6 @@ mod crash_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;

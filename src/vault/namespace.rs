@@ -376,17 +376,23 @@ impl Core {
     }
 
     fn finish_removal(&self, parent: &Arc<Inode>, entry: &[u8], going: Going) {
+        self.names_changed(parent);
         if let Some(inode) = &going.inode {
             inode.remove_location(parent, entry);
             if going.last {
                 inode.remove_locations();
                 if let Some(file) = inode.open_file() {
-                    file.content.write().orphan = true;
+                    let mut content = file.content.write();
+                    if content.sequence > 0 {
+                        self.left_by_records
+                            .lock()
+                            .insert(Arc::as_ptr(parent).addr(), parent.clone());
+                    }
+                    content.orphan = true;
                 }
             }
             self.drop_if_idle(inode);
         }
-        self.names_changed(parent);
         self.remove_overflows_later(going.overflows);
     }
 
