@@ -213,6 +213,19 @@ struct Armed {
     failed: u64,
     /// By the file's inode number, while a fault drops it: what unsynced writes replaced.
     unsynced: HashMap<u64, Vec<Replaced>>,
+    watcher: Option<Watcher>,
+}
+
+/// Called before and after operations.
+type Watcher = Arc<dyn Fn(Operation, Moment) + Send + Sync>;
+
+/// When a watcher is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The operation is about to be done.
+    Before,
+    /// It was done, and its caller does not know yet.
+    After,
 }
 
 /// A failure to be played.
@@ -240,11 +253,18 @@ impl Faults {
         self.shared.lock().space = Some(bytes);
     }
 
-    /// Everything succeeds again. Counts stay.
+    /// Calls `watcher` before and after each renaming, unlinking and writing that does not fail,
+    /// on the thread that does it, so that a test can have something else happen at that moment.
+    pub fn watch(&self, watcher: impl Fn(Operation, Moment) + Send + Sync + 'static) {
+        self.shared.lock().watcher = Some(Arc::new(watcher));
+    }
+
+    /// Everything succeeds again, and nobody watches. Counts stay.
     pub fn disarm(&self) {
         let mut armed = self.shared.lock();
         armed.faults.clear();
         armed.space = None;
+        armed.watcher = None;
     }
 
     /// From here on `operations` wait, having done nothing and not being counted, until
@@ -293,6 +313,20 @@ impl Faults {
     /// Counts an operation, and fails it where that is due.
     fn check(&self, operation: Operation) -> io::Result<()> {
         self.failure(operation).map_or(Ok(()), |failure| Err(failure.error))
+    }
+
+    /// Does an operation under the eyes of the watcher.
+    fn watched(
+        &self,
+        operation: Operation,
+        run: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let watcher = self.shared.lock().watcher.clone();
+        let Some(watcher) = watcher else { return run() };
+        watcher(operation, Moment::Before);
+        run()?;
+        watcher(operation, Moment::After);
+        Ok(())
     }
 
     fn failure(&self, operation: Operation) -> Option<Failure> {

@@ -98,12 +98,14 @@ impl Directory for FaultDirectory {
         mode: RenameMode,
     ) -> io::Result<()> {
         self.faults.check(Operation::Rename)?;
-        self.inner.rename(name, behind(target_directory), target_name, mode)
+        self.faults.watched(Operation::Rename, || {
+            self.inner.rename(name, behind(target_directory), target_name, mode)
+        })
     }
 
     fn unlink(&self, name: &[u8]) -> io::Result<()> {
         self.faults.check(Operation::Unlink)?;
-        self.inner.unlink(name)
+        self.faults.watched(Operation::Unlink, || self.inner.unlink(name))
     }
 
     fn remove_directory(&self, name: &[u8]) -> io::Result<()> {
@@ -204,7 +206,7 @@ impl File for FaultFile {
         let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
         let missing = self.faults.take_space(&*self.inner, offset.saturating_add(len), false)?;
         if missing == 0 {
-            return self.inner.write_at(data, offset);
+            return self.faults.watched(Operation::Write, || self.inner.write_at(data, offset));
         }
         let fits = data.len().saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX));
         self.inner.write_at(&data[..fits], offset)?;
