@@ -204,7 +204,14 @@ impl Drop for Syncing {
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        leave(self.locations.get_mut().drain(..));
+        // Not one within the other: directories can lie in each other by the thousand.
+        let mut left = std::mem::take(self.locations.get_mut());
+        while let Some(Location { parent, .. }) = left.pop() {
+            parent.members.fetch_sub(1, Ordering::AcqRel);
+            if let Some(mut parent) = Arc::into_inner(parent) {
+                left.append(parent.locations.get_mut());
+            }
+        }
     }
 }
 

@@ -85,15 +85,17 @@ impl Core {
     /// records of new directories among them, nor of a long name's sidecar.
     fn sync_way(&self, inode: &Arc<Inode>) -> Result<()> {
         let mut open: Vec<Location> = inode.locations.lock().clone();
+        let mut way = Vec::new();
         while let Some(Location { parent, entry }) = open.pop() {
+            open.extend(parent.location());
             if parent.is_dirty(NAMES_DIRTY)
                 && (parent.flag(RECORD_DIRTY) || sidecar_of(&entry).is_some())
             {
-                self.sync_directory(&parent)?;
+                way.push(parent);
             }
-            open.extend(parent.location());
         }
-        Ok(())
+        // From the root on: what is above a directory is durable before it.
+        way.iter().rev().try_for_each(|directory| self.sync_one_directory(directory))
     }
 
     /// `fsync(2)` of a directory: its names are durable afterwards, and with a name what makes it
@@ -104,6 +106,10 @@ impl Core {
             return Ok(());
         }
         self.sync_way(inode)?;
+        self.sync_one_directory(inode)
+    }
+
+    fn sync_one_directory(&self, inode: &Arc<Inode>) -> Result<()> {
         // Who else syncs it meanwhile must find them, too.
         let new = self.new_directories.lock().get(&inode.number).cloned().unwrap_or_default();
         self.sync_names(inode, &new)?;
