@@ -112,7 +112,10 @@ impl Core {
     pub(super) fn attributes(&self, inode: &Arc<Inode>) -> Result<Attributes> {
         // Before it is looked at: a write from here on is told of.
         inode.set_flag(ROOM_TOLD);
-        let stat = self.handle(inode)?.stat()?;
+        let stat = {
+            let _paths = self.paths.read();
+            self.handle(inode)?.stat()?
+        };
         self.plain_attributes(inode, &stat)
     }
 

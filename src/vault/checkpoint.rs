@@ -238,15 +238,6 @@ impl Core {
         }
         Ok(synced?)
     }
-
-    /// The same for every file, before a directory's name changes; the caller keeps records from
-    /// being appended.
-    pub(super) fn settle_all_records(&self) -> Result<()> {
-        if self.journal().is_some_and(Journal::has_members) {
-            self.empty_journal()?;
-        }
-        Ok(())
-    }
 }
 
 /// Writes committed blocks in place, of one segment or all: the first `limit` of those from the

@@ -10,20 +10,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, RwLock};
 
 use super::core::Core;
 use super::error::{Error, Result};
-use super::inode::{Inode, Open, USED};
+use super::inode::Inode;
 use super::journal::{BlockPlace, FileReference};
-use crate::backing::{Access, Directory, File, FileKind, Stat, Timestamp};
+use crate::backing::{Access, File, Stat, Timestamp};
 use crate::format::block::{BlockCipher, Opened, is_hole};
-use crate::format::header::{FileId, HEADER_LEN};
-use crate::format::layout::{
-    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, plain_size,
-};
+use crate::format::header::FileId;
+use crate::format::layout::{BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE};
 
 /// A block of which the journal has a record.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +79,8 @@ pub(super) struct Content {
     pub(super) reference: FileReference,
     /// Sequence of the newest record about this file.
     pub(super) sequence: u64,
+    /// Up to which sequence the records are in place and synced, and need not be found by a path.
+    pub(super) settled: u64,
     /// Sequence of the record that made the durable partial last block a full one, while blocks
     /// after it must not be written in place before that record is durable.
     pub(super) tail_sequence: Option<u64>,
@@ -120,6 +119,7 @@ impl Content {
             timed: None,
             reference: FileReference::default(),
             sequence: 0,
+            settled: 0,
             tail_sequence: None,
             syncs: 0,
             written_since_sync: 0,
@@ -231,58 +231,6 @@ pub(super) fn prefix(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
 }
 
 impl Core {
-    /// The inode's open file, opened where it is not.
-    pub(super) fn open_content(&self, inode: &Arc<Inode>) -> Result<Arc<OpenFile>> {
-        match inode.kind {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(Error::IsDirectory),
-            _ => return Err(Error::Invalid),
-        }
-        if let Some(file) = inode.open_file() {
-            inode.set_flag(USED);
-            return Ok(file);
-        }
-        let (holder, entry) = self.holder(inode)?;
-        let (handle, access) = open_handle(&*holder.directory, &entry, self.options.read_only)?;
-        let file = Arc::new(OpenFile::new(self.load_content(Arc::from(handle), access)?));
-        {
-            let mut open = inode.open.lock();
-            if let Some(Open::File(known)) = &*open {
-                return Ok(known.clone());
-            }
-            *open = Some(Open::File(file.clone()));
-        }
-        self.descriptors.opened(inode);
-        Ok(file)
-    }
-
-    /// Reads size and header of a file that was just opened. Everything in it counts as durable.
-    fn load_content(&self, handle: Arc<dyn File>, access: Access) -> Result<Content> {
-        let stat = handle.stat()?;
-        let mut content = Content::new(handle, access);
-        content.size = plain_size(stat.size);
-        content.modified = self.options.kernel_keeps_times.then_some(stat.modified);
-        content.placed = content.size;
-        content.durable = content.size;
-        content.sparse = stat.blocks * 512 < stat.size;
-        content.suspect = self.is_suspect(&stat);
-        if content.size > 0 {
-            let mut header = [0u8; HEADER_LEN];
-            let read = content.handle.read_at(&mut header, 0)?;
-            let decoded =
-                if read == HEADER_LEN { self.codecs.headers.decode(&header).ok() } else { None };
-            match decoded {
-                Some(id) => content.keyed = Some(self.key_file(id)),
-                None if content.suspect => {
-                    // Without a header that ever was durable, nothing in the file was.
-                    content.durable = 0;
-                }
-                None => return Err(Error::Damaged { what: "a file header" }),
-            }
-        }
-        Ok(content)
-    }
-
     pub(super) fn key_file(&self, id: FileId) -> Arc<FileKeyed> {
         Arc::new(FileKeyed { id, cipher: BlockCipher::new(&self.codecs.content, id) })
     }
@@ -294,7 +242,7 @@ impl Core {
 
     /// Reads into `buffer`; the count, short only at the end of the file.
     pub(super) fn read(&self, inode: &Arc<Inode>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let file = self.open_content(inode)?;
+        let file = self.held_content(inode)?;
         let content = file.content.read();
         let outcome = self.read_content(&content, offset, buffer);
         if let Err(Error::Damaged { what }) = &outcome {
@@ -419,50 +367,6 @@ impl Core {
         let read = content.handle.read_at(&mut cipher, index.cipher_offset())?;
         self.open_block(content, index, &cipher[..read], &mut block[..len])
     }
-
-    /// Opens a regular file for an application: whether it can be opened so.
-    pub(super) fn open_for(&self, inode: &Arc<Inode>, access: Access) -> Result<()> {
-        let file = self.open_content(inode)?;
-        if access == Access::ReadWrite {
-            if self.options.read_only {
-                return Err(Error::ReadOnly);
-            }
-            self.writable(inode, &mut file.content.write())?;
-        }
-        inode.opens.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Makes sure that the file's descriptor can be written through.
-    pub(super) fn writable(&self, inode: &Arc<Inode>, content: &mut Content) -> Result<()> {
-        if content.access == Access::ReadWrite {
-            return Ok(());
-        }
-        let (holder, entry) = self.holder(inode)?;
-        let handle = holder.directory.open_file(&entry, Access::ReadWrite)?;
-        content.handle = Arc::from(handle);
-        content.access = Access::ReadWrite;
-        Ok(())
-    }
-}
-
-/// Opens for reading and writing where that is allowed, else for reading.
-fn open_handle(
-    directory: &dyn Directory,
-    entry: &[u8],
-    read_only: bool,
-) -> io::Result<(Box<dyn File>, Access)> {
-    if !read_only {
-        match directory.open_file(entry, Access::ReadWrite) {
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY)
-                ) => {}
-            outcome => return Ok((outcome?, Access::ReadWrite)),
-        }
-    }
-    Ok((directory.open_file(entry, Access::Read)?, Access::Read))
 }
 
 pub(super) fn to_u64(len: usize) -> u64 {

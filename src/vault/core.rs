@@ -48,7 +48,9 @@ pub(super) struct Core {
     journal: OnceLock<Journal>,
     /// Held by the one who makes the journal.
     creating_journal: Mutex<()>,
-    /// Read while a record that names a path is appended, written while a directory is renamed.
+    /// Read while a name is resolved to what it leads to, and while a record that names a path is
+    /// appended; written while a name changes that such a path may have: from the last look at what
+    /// the journal has by it, until the inodes in memory have their new names.
     pub(super) paths: RwLock<()>,
     pub(super) checkpointing: Mutex<()>,
     pub(super) dirty: Mutex<Vec<Arc<Inode>>>,

@@ -54,19 +54,33 @@ impl OpenDirectory {
     }
 }
 
+/// What is open of a directory's inode.
+fn opened(inode: &Inode) -> Option<Arc<OpenDirectory>> {
+    match &*inode.open.lock() {
+        Some(Open::Directory(directory)) => {
+            inode.set_flag(USED);
+            Some(directory.clone())
+        }
+        _ => None,
+    }
+}
+
 impl Core {
     /// The inode's directory, opened where it is not.
     pub(super) fn open_directory(&self, inode: &Arc<Inode>) -> Result<Arc<OpenDirectory>> {
         if inode.kind != FileKind::Directory {
             return Err(Error::NotDirectory);
         }
+        if let Some(directory) = opened(inode) {
+            return Ok(directory);
+        }
         // Descend from the nearest ancestor that is open; a loop, for paths can be deep.
+        let _paths = self.paths.read_recursive();
         let mut closed: Vec<(Arc<Inode>, Location)> = Vec::new();
         let mut at = inode.clone();
         let mut directory = loop {
-            if let Some(Open::Directory(directory)) = &*at.open.lock() {
-                at.set_flag(USED);
-                break directory.clone();
+            if let Some(directory) = opened(&at) {
+                break directory;
             }
             let location = at.location().ok_or(Error::NotFound)?;
             let parent = location.parent.clone();
@@ -75,6 +89,7 @@ impl Core {
         };
         while let Some((inode, location)) = closed.pop() {
             let opened = directory.directory.open_directory(&location.entry)?;
+            self.check_is(&inode, &opened.stat(b".")?)?;
             directory = self.adopt_directory(&inode, opened)?;
         }
         Ok(directory)

@@ -24,7 +24,7 @@ impl Core {
         offset: u64,
         whence: SeekWhence,
     ) -> Result<u64> {
-        let file = self.open_content(inode)?;
+        let file = self.held_content(inode)?;
         let content = file.content.read();
         if offset >= content.size {
             return Err(Error::NoOffset);

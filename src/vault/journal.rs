@@ -587,6 +587,12 @@ impl Journal {
             .map(|segment| (segment.generation, segment.members.values().cloned().collect()))
     }
 
+    /// The inodes with records in any segment.
+    pub(super) fn members(&self) -> Vec<Arc<Inode>> {
+        let inner = self.inner.lock();
+        inner.segments.iter().flat_map(|segment| segment.members.values().cloned()).collect()
+    }
+
     /// Makes the active segment a filled one, if it has records of files and the other is free.
     pub(super) fn fill_active(&self) -> io::Result<bool> {
         let mut inner = self.inner.lock();

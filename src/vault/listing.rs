@@ -101,6 +101,7 @@ impl Core {
         let mut entry = None;
         let mut kind = listed.kind;
         if (attributes && !dots) || kind.is_none() {
+            let _paths = self.paths.read();
             match directory.directory.stat(&listed.entry) {
                 Ok(stat) => {
                     kind = Some(stat.kind);

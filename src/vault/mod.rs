@@ -17,7 +17,9 @@ mod inode;
 mod journal;
 mod listing;
 mod namespace;
+mod opening;
 mod recovery;
+mod rename;
 mod resize;
 mod segment;
 mod settle;
@@ -50,6 +52,8 @@ pub use vault_error::VaultError;
 mod crash_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod race_tests;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]

@@ -29,6 +29,7 @@ impl Core {
     pub(super) fn lookup(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<Entry> {
         let directory = self.open_directory(parent)?;
         let cipher_name = directory.encrypt(name)?;
+        let _paths = self.paths.read();
         let stat = directory.directory.stat(cipher_name.entry()).map_err(not_found)?;
         self.entry(parent, cipher_name.entry(), &stat, false)
     }
@@ -77,10 +78,8 @@ impl Core {
         let file = with_sidecar(&directory, &cipher_name, || {
             directory.directory.create_file(cipher_name.entry(), mode)
         })?;
-        let mut stat = file.stat()?;
-        if self.give_to(caller, &directory, cipher_name.entry(), &stat, mode)? {
-            stat = file.stat()?;
-        }
+        let owned = self.hand_over(caller, &directory, cipher_name.entry(), mode, || file.stat());
+        let stat = owned.inspect_err(|_| self.take_back(parent, &directory, &cipher_name))?;
         let entry = self.entry(parent, cipher_name.entry(), &stat, true)?;
         let inode = self.inode(entry.attributes.ino)?;
         if !inherits {
@@ -170,6 +169,7 @@ impl Core {
         let whole = match pinned {
             Some(target) => target,
             None => {
+                let _paths = self.paths.read_recursive();
                 let (directory, entry) = self.holder(inode)?;
                 self.stored_target(&directory, &entry)?
             }
@@ -245,12 +245,41 @@ impl Core {
         cipher_name: &CipherName,
         mode: u32,
     ) -> Result<Entry> {
-        let mut stat = directory.directory.stat(cipher_name.entry())?;
-        if self.give_to(caller, directory, cipher_name.entry(), &stat, mode)? {
-            stat = directory.directory.stat(cipher_name.entry())?;
-        }
+        let entry = cipher_name.entry();
+        let owned =
+            self.hand_over(caller, directory, entry, mode, || directory.directory.stat(entry));
+        let stat = owned.inspect_err(|_| self.take_back(parent, directory, cipher_name))?;
         self.names_changed(parent);
         self.entry(parent, cipher_name.entry(), &stat, true)
+    }
+
+    /// Gives a new file to the caller; what `stat` tells of it then.
+    fn hand_over(
+        &self,
+        caller: &Caller,
+        directory: &OpenDirectory,
+        entry: &[u8],
+        mode: u32,
+        stat: impl Fn() -> std::io::Result<Stat>,
+    ) -> Result<Stat> {
+        let made = stat()?;
+        let given = self.give_to(caller, directory, entry, &made, mode)?;
+        Ok(if given { stat()? } else { made })
+    }
+
+    /// Removes what was created and could not be handed over. The kernel takes it not to exist.
+    fn take_back(&self, parent: &Arc<Inode>, directory: &OpenDirectory, name: &CipherName) {
+        let below = &*directory.directory;
+        if below.unlink(name.entry()).is_err() {
+            // A directory, which must not stand there without its record.
+            let temporary = temporary_name();
+            let moved = below.rename(name.entry(), below, &temporary, RenameMode::NoReplace);
+            if moved.is_ok() {
+                remove_temporary(directory, &temporary);
+            }
+        }
+        remove_sidecar(directory, name);
+        self.names_changed(parent);
     }
 
     /// Gives a new file to the caller; whether anything changed. The group stays where the
@@ -292,6 +321,7 @@ impl Core {
         }
         let (directory, _guard) = self.lock_entries(parent)?;
         let cipher_name = directory.encrypt(name)?;
+        let _paths = self.paths.read();
         let (source, source_entry) = self.holder(inode)?;
         with_sidecar(&directory, &cipher_name, || {
             source.directory.hard_link(&source_entry, &*directory.directory, cipher_name.entry())
@@ -311,15 +341,21 @@ impl Core {
             return Err(Error::IsDirectory);
         }
         let going = self.prepare_removal(parent, &directory, cipher_name.entry(), &stat)?;
-        directory.directory.unlink(cipher_name.entry()).map_err(not_found)?;
+        {
+            // Of a file that goes on under another name, nothing may come to rely on this one.
+            let _paths = (!going.last).then(|| self.paths.write());
+            self.settle_going(&going)?;
+            directory.directory.unlink(cipher_name.entry()).map_err(not_found)?;
+            self.name_is_gone(parent, cipher_name.entry(), &going);
+        }
         remove_sidecar(&directory, &cipher_name);
-        self.finish_removal(parent, cipher_name.entry(), going);
+        self.finish_removal(going);
         Ok(())
     }
 
-    /// Before a name of a file goes: what is open stays reachable, and the journal's records don't
-    /// need the name.
-    fn prepare_removal(
+    /// Before a name of a file goes: what is open stays reachable, and most of the work is done
+    /// that [`Self::settle_going`] has to do while others wait.
+    pub(super) fn prepare_removal(
         &self,
         parent: &Arc<Inode>,
         directory: &OpenDirectory,
@@ -333,8 +369,8 @@ impl Core {
             if last || inode.has_only_location(parent, entry) {
                 self.pin(inode, directory, entry)?;
             }
-            if !last && let Some(file) = inode.open_file() {
-                self.settle_records(&mut file.content.write())?;
+            if !last {
+                self.settle_file_records(inode)?;
             }
         }
         let mut overflows = Vec::new();
@@ -375,22 +411,39 @@ impl Core {
         }
     }
 
-    fn finish_removal(&self, parent: &Arc<Inode>, entry: &[u8], going: Going) {
+    /// Sees to it that the journal's records of a file that stays do not need the name that goes.
+    pub(super) fn settle_going(&self, going: &Going) -> Result<()> {
+        match &going.inode {
+            Some(inode) if !going.last => self.settle_file_records(inode),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets a name that just went.
+    pub(super) fn name_is_gone(&self, parent: &Arc<Inode>, entry: &[u8], going: &Going) {
         self.names_changed(parent);
         if let Some(inode) = &going.inode {
+            if going.last
+                && let Some(file) = inode.open_file()
+            {
+                let mut content = file.content.write();
+                if content.sequence > 0 {
+                    let mut left = self.left_by_records.lock();
+                    left.insert(Arc::as_ptr(parent).addr(), parent.clone());
+                }
+                // Before it has no name: a record would need one.
+                content.orphan = true;
+            }
             inode.remove_location(parent, entry);
             if going.last {
                 inode.remove_locations();
-                if let Some(file) = inode.open_file() {
-                    let mut content = file.content.write();
-                    if content.sequence > 0 {
-                        self.left_by_records
-                            .lock()
-                            .insert(Arc::as_ptr(parent).addr(), parent.clone());
-                    }
-                    content.orphan = true;
-                }
             }
+        }
+    }
+
+    /// Lets go of what lost a name.
+    pub(super) fn finish_removal(&self, going: Going) {
+        if let Some(inode) = &going.inode {
             self.drop_if_idle(inode);
         }
         self.remove_overflows_later(going.overflows);
@@ -432,170 +485,6 @@ impl Core {
         outcome
     }
 
-    /// Renames.
-    pub(super) fn rename(
-        &self,
-        parent: &Arc<Inode>,
-        name: &[u8],
-        new_parent: &Arc<Inode>,
-        new_name: &[u8],
-        mode: RenameMode,
-    ) -> Result<()> {
-        self.check_writable()?;
-        let _guards = lock_both(parent, new_parent);
-        let (from, to) = (self.open_directory(parent)?, self.open_directory(new_parent)?);
-        let (old, new) = (from.encrypt(name)?, to.encrypt(new_name)?);
-        if Arc::ptr_eq(parent, new_parent) && old == new {
-            return from.directory.stat(old.entry()).map(drop).map_err(not_found);
-        }
-        let stat = from.directory.stat(old.entry()).map_err(not_found)?;
-        let target = match to.directory.stat(new.entry()) {
-            Ok(target) => Some(target),
-            Err(error) if is_not_found(&error) => None,
-            Err(error) => return Err(error.into()),
-        };
-        match (mode, &target) {
-            (RenameMode::NoReplace, Some(_)) => return Err(Error::Exists),
-            (RenameMode::Exchange, None) => return Err(Error::NotFound),
-            (RenameMode::Replace, Some(target)) if target.ino == stat.ino => return Ok(()),
-            _ => {}
-        }
-        let moved = self.known(&stat, parent, old.entry());
-        let replaced = target.map(|target| (target, self.known(&target, new_parent, new.entry())));
-        let outcome = self.rename_known(
-            &Side { parent, directory: &from, name: &old, inode: &moved, stat: &stat },
-            &Target { parent: new_parent, directory: &to, name: &new, replaced: replaced.as_ref() },
-            mode,
-        );
-        self.forget(moved.number, 1);
-        if let Some((_, inode)) = &replaced {
-            self.forget(inode.number, 1);
-        }
-        outcome
-    }
-
-    /// The inode of an entry, with one lookup more.
-    fn known(&self, stat: &Stat, parent: &Arc<Inode>, entry: &[u8]) -> Arc<Inode> {
-        let inode = self.inodes.look_up(self.number(stat.ino), stat.kind, false);
-        inode.add_location(parent, entry);
-        inode
-    }
-
-    fn rename_known(&self, side: &Side<'_>, target: &Target<'_>, mode: RenameMode) -> Result<()> {
-        let exchange = mode == RenameMode::Exchange;
-        let mut litter = Vec::new();
-        let mut going = None;
-        if let (Some((stat, inode)), false) = (target.replaced, exchange) {
-            match (side.stat.kind == FileKind::Directory, stat.kind == FileKind::Directory) {
-                (true, false) => return Err(Error::NotDirectory),
-                (false, true) => return Err(Error::IsDirectory),
-                (true, true) => litter = check_empty(&*self.open_directory(inode)?)?,
-                (false, false) => {
-                    // After a power cut the name has the old file or the new one, whole.
-                    self.settle_before_rename(side.inode)?;
-                }
-            }
-            going = Some(self.prepare_removal(
-                target.parent,
-                target.directory,
-                target.name.entry(),
-                stat,
-            )?);
-        }
-        let moves_directory = side.stat.kind == FileKind::Directory
-            || (exchange
-                && target.replaced.is_some_and(|(stat, _)| stat.kind == FileKind::Directory));
-        if moves_directory {
-            // Most of the work is done before others have to wait.
-            self.settle_all_records()?;
-        }
-        let _paths = moves_directory.then(|| self.paths.write());
-        if moves_directory {
-            self.settle_all_records()?;
-        }
-        let open = side.inode.open_file();
-        let mut content = open.as_ref().map(|file| file.content.write());
-        if let Some(content) = &mut content {
-            self.settle_records(content)?;
-        }
-        let other =
-            target.replaced.filter(|(_, inode)| exchange && !Arc::ptr_eq(inode, side.inode));
-        let other_open = other.and_then(|(_, inode)| inode.open_file());
-        let mut other_content = other_open.as_ref().map(|file| file.content.write());
-        if let Some(content) = &mut other_content {
-            self.settle_records(content)?;
-        }
-        self.rename_entries(side, target, mode, litter)?;
-        if let Some((_, inode)) = other {
-            inode.remove_location(target.parent, target.name.entry());
-            inode.add_location(side.parent, side.name.entry());
-        }
-        side.inode.remove_location(side.parent, side.name.entry());
-        side.inode.add_location(target.parent, target.name.entry());
-        // A record from here on names the new path, and must find that it is not durable.
-        self.names_changed(side.parent);
-        self.names_changed(target.parent);
-        drop((content, other_content));
-        if let Some(going) = going {
-            self.finish_removal(target.parent, target.name.entry(), going);
-        }
-        Ok(())
-    }
-
-    /// The rename itself, with the sidecars of long names before and after it.
-    fn rename_entries(
-        &self,
-        side: &Side<'_>,
-        target: &Target<'_>,
-        mode: RenameMode,
-        litter: Vec<Vec<u8>>,
-    ) -> Result<()> {
-        let rename = |mode| {
-            side.directory.directory.rename(
-                side.name.entry(),
-                &*target.directory.directory,
-                target.name.entry(),
-                mode,
-            )
-        };
-        let across = !Arc::ptr_eq(side.parent, target.parent);
-        if across && mode == RenameMode::Exchange {
-            sync_sidecar(side.directory, side.name)?;
-        }
-        if across && target.replaced.is_some() {
-            sync_sidecar(target.directory, target.name)?;
-        }
-        match (target.replaced, mode) {
-            (Some((stat, inode)), RenameMode::Replace) if stat.kind == FileKind::Directory => {
-                // The record in it keeps the filesystem below from replacing it: it moves aside.
-                let opened = self.open_directory(inode)?;
-                rename(RenameMode::Exchange)?;
-                let temporary = temporary_name();
-                side.directory.directory.rename(
-                    side.name.entry(),
-                    &*side.directory.directory,
-                    &temporary,
-                    RenameMode::NoReplace,
-                )?;
-                for entry in litter {
-                    remove_litter(&opened, &entry);
-                }
-                remove_temporary(side.directory, &temporary);
-            }
-            (Some(_), _) => rename(mode)?,
-            (None, _) => with_sidecar(target.directory, target.name, || {
-                if across {
-                    sync_sidecar(target.directory, target.name)?;
-                }
-                rename(mode)
-            })?,
-        }
-        if mode != RenameMode::Exchange {
-            remove_sidecar(side.directory, side.name);
-        }
-        Ok(())
-    }
-
     fn lock_entries<'a>(
         &self,
         parent: &'a Arc<Inode>,
@@ -610,29 +499,14 @@ impl Core {
 }
 
 /// A file whose name is about to go.
-struct Going {
+pub(super) struct Going {
     inode: Option<Arc<Inode>>,
     last: bool,
     overflows: Vec<String>,
 }
 
-struct Side<'a> {
-    parent: &'a Arc<Inode>,
-    directory: &'a Arc<OpenDirectory>,
-    name: &'a CipherName,
-    inode: &'a Arc<Inode>,
-    stat: &'a Stat,
-}
-
-struct Target<'a> {
-    parent: &'a Arc<Inode>,
-    directory: &'a Arc<OpenDirectory>,
-    name: &'a CipherName,
-    replaced: Option<&'a (Stat, Arc<Inode>)>,
-}
-
 /// Locks the entries of two directories, which may be the same one.
-fn lock_both<'a>(
+pub(super) fn lock_both<'a>(
     a: &'a Arc<Inode>,
     b: &'a Arc<Inode>,
 ) -> (MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
@@ -650,15 +524,7 @@ fn with_sidecar<T>(
     name: &CipherName,
     make: impl FnOnce() -> std::io::Result<T>,
 ) -> Result<T> {
-    let mut made_sidecar = false;
-    if let Some((sidecar, target)) = name.sidecar() {
-        match directory.directory.make_symlink(target, &sidecar) {
-            Ok(()) => made_sidecar = true,
-            // Of an entry that exists, or litter that serves as well.
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let made_sidecar = make_sidecar(directory, name)?;
     make().map_err(|error| {
         if made_sidecar {
             remove_sidecar(directory, name);
@@ -667,21 +533,32 @@ fn with_sidecar<T>(
     })
 }
 
+/// Makes the sidecar that a long name needs; whether it was not there.
+pub(super) fn make_sidecar(directory: &OpenDirectory, name: &CipherName) -> Result<bool> {
+    let Some((sidecar, target)) = name.sidecar() else { return Ok(false) };
+    match directory.directory.make_symlink(target, &sidecar) {
+        Ok(()) => Ok(true),
+        // Of an entry that exists, or litter that serves as well.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Makes the sidecar that a long name has durable, before an entry comes from another directory: a
 /// sync of that one may make the entry durable, but not what was made in this one.
-fn sync_sidecar(directory: &OpenDirectory, name: &CipherName) -> std::io::Result<()> {
+pub(super) fn sync_sidecar(directory: &OpenDirectory, name: &CipherName) -> std::io::Result<()> {
     if name.sidecar().is_some() { directory.directory.sync() } else { Ok(()) }
 }
 
 /// Removes the sidecar of a long name whose entry is gone. One that stays is only litter.
-fn remove_sidecar(directory: &OpenDirectory, name: &CipherName) {
+pub(super) fn remove_sidecar(directory: &OpenDirectory, name: &CipherName) {
     if let Some((sidecar, _)) = name.sidecar() {
         let _ = directory.directory.unlink(&sidecar);
     }
 }
 
 /// Whether a directory has no plain entries; what it has besides its record is litter.
-fn check_empty(directory: &OpenDirectory) -> Result<Vec<Vec<u8>>> {
+pub(super) fn check_empty(directory: &OpenDirectory) -> Result<Vec<Vec<u8>>> {
     let mut litter = Vec::new();
     let mut occupied = false;
     directory.directory.read_entries(0, &mut |raw| {
@@ -701,14 +578,14 @@ fn check_empty(directory: &OpenDirectory) -> Result<Vec<Vec<u8>>> {
 
 /// Removes what an interrupted operation left in a directory that is going: a sidecar, or a
 /// temporary directory.
-fn remove_litter(directory: &OpenDirectory, entry: &[u8]) {
+pub(super) fn remove_litter(directory: &OpenDirectory, entry: &[u8]) {
     if directory.directory.unlink(entry).is_err() {
         remove_temporary(directory, entry);
     }
 }
 
 /// Removes a temporary directory with its record.
-fn remove_temporary(directory: &OpenDirectory, temporary: &[u8]) {
+pub(super) fn remove_temporary(directory: &OpenDirectory, temporary: &[u8]) {
     let _ = directory.directory.unlink(&record_in(temporary));
     let _ = directory.directory.remove_directory(temporary);
 }
@@ -718,7 +595,7 @@ fn record_in(directory: &[u8]) -> Vec<u8> {
     [directory, b"/", RECORD_NAME].concat()
 }
 
-fn temporary_name() -> Vec<u8> {
+pub(super) fn temporary_name() -> Vec<u8> {
     let number = u64::from_le_bytes(random_array());
     [TEMPORARY_PREFIX, format!("{number:016x}").as_bytes()].concat()
 }

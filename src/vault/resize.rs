@@ -7,6 +7,7 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::Inode;
 use super::journal::{BlockPlace, FileRecord, FileReference, RecordOwner};
+use super::opening::Permission;
 use super::types::FallocateMode;
 use super::write::{Route, Stop};
 use crate::backing::SetTime;
@@ -23,7 +24,7 @@ impl Core {
         }
         let file = self.open_content(inode)?;
         self.with_content(&file, |content| {
-            self.writable(inode, content)?;
+            self.writable(inode, content, Permission::Mode)?;
             self.resize(inode, content, size)?;
             self.touch(content)
         })
@@ -202,7 +203,7 @@ impl Core {
             offset.checked_add(len).filter(|end| *end <= MAX_PLAIN_SIZE).ok_or(Error::TooLarge)?;
         let file = self.open_content(inode)?;
         self.with_content(&file, |content| {
-            self.writable(inode, content)?;
+            self.writable(inode, content, Permission::Held)?;
             let zero = matches!(
                 mode,
                 FallocateMode::PunchHole

@@ -10,6 +10,7 @@ use super::content::{Content, prefix, to_u64, with_scratch};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::Inode;
+use super::opening::Permission;
 use super::write::Stop;
 use crate::backing::{FileKind, SetTime, Stat};
 use crate::format::block::is_hole;
@@ -136,7 +137,7 @@ impl Core {
         }
         if content.keyed.is_none() {
             // Not even the header was durable: the file keeps its size and reads as zeros.
-            self.writable(inode, content)?;
+            self.writable(inode, content, Permission::Held)?;
             self.ensure_keyed(content);
             self.mark_dirty(inode);
             if let Some(keyed) = content.keyed.clone() {
@@ -162,7 +163,7 @@ impl Core {
             Ok(())
         })?;
         if !torn.is_empty() {
-            self.writable(inode, content)?;
+            self.writable(inode, content, Permission::Held)?;
             self.mark_dirty(inode);
             content.sparse = true;
         }
@@ -186,7 +187,7 @@ impl Core {
             if content.keyed.is_some() && !content.header_pending { HEADER_LEN } else { 0 };
         let whole = cipher_size(content.placed).max(to_u64(header));
         if plain_size(size) == content.placed && whole < size {
-            self.writable(inode, content)?;
+            self.writable(inode, content, Permission::Held)?;
             self.mark_dirty(inode);
             content.handle.set_len(whole)?;
             content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;

@@ -34,7 +34,7 @@ impl Core {
         if self.options.read_only {
             return Ok(());
         }
-        let file = self.open_content(inode)?;
+        let file = self.held_content(inode)?;
         let captured = capture(&file.content.read());
         self.sync_way(inode)?;
         let kinds = if data_only { DATA_DIRTY } else { DATA_DIRTY | METADATA_DIRTY };

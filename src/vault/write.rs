@@ -16,6 +16,7 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::{DATA_DIRTY, Inode, ROOM_TOLD};
 use super::journal::{AppendError, BlockPlace, FileRecord, RecordOwner};
+use super::opening::Permission;
 use crate::backing::SetTime;
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::journal::split_blocks;
@@ -114,7 +115,7 @@ impl Core {
         if data.is_empty() {
             return Ok(false);
         }
-        let file = self.open_content(inode)?;
+        let file = self.held_content(inode)?;
         let mut takes_room = false;
         let mut offset = offset;
         for data in data.chunks(self.journal_part(data.len())) {
@@ -146,7 +147,7 @@ impl Core {
         offset: u64,
         data: &[u8],
     ) -> Result<(), Stop> {
-        self.writable(inode, content)?;
+        self.writable(inode, content, Permission::Held)?;
         self.ensure_keyed(content);
         let end = offset + to_u64(data.len());
         let new_size = content.size.max(end);

@@ -23,6 +23,7 @@ impl Core {
         if inode.flag(NO_XATTRS) {
             return Err(Error::NoAttribute);
         }
+        let _paths = self.paths.read();
         let handle = self.handle(inode)?;
         match self.codecs.xattrs.stored_name(name) {
             StoredName::PassThrough => Ok(handle.get_xattr(name)?),
@@ -42,6 +43,7 @@ impl Core {
         if inode.flag(NO_XATTRS) {
             return Ok(Vec::new());
         }
+        let _paths = self.paths.read();
         let handle = self.handle(inode)?;
         let stored = match handle.list_xattr() {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
@@ -80,6 +82,7 @@ impl Core {
         if value.len() > VALUE_MAX {
             return Err(Error::Backing(io::Error::from_raw_os_error(libc::E2BIG)));
         }
+        let _paths = self.paths.read();
         let handle = self.handle(inode)?;
         inode.clear_flag(NO_XATTRS);
         let outcome = self.store_xattr(inode, &handle, name, value, mode);
@@ -129,6 +132,8 @@ impl Core {
         if inode.flag(NO_XATTRS) {
             return Err(Error::NoAttribute);
         }
+        // Perhaps held already, for another change of attributes.
+        let _paths = self.paths.read_recursive();
         let handle = self.handle(inode)?;
         let outcome = self.delete_xattr(inode, &handle, name);
         self.metadata_changed(inode);
