@@ -12,7 +12,7 @@ use crate::format::directory::{DirId, RECORD_NAME};
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::layout::{BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE};
 use crate::format::name::{long_entry_of, sidecar_of};
-use crate::vault::FileSystem;
+use crate::vault::{FileSystem, punch};
 
 const TEMPORARY: &[u8] = b"strongroom.tmp.fsck";
 const HEADER: u64 = HEADER_LEN as u64;
@@ -170,7 +170,7 @@ impl Session {
             if !matches!(read_header(&self.codecs, file, size)?, Header::Lost) {
                 return Err(RemedyError::Changed);
             }
-            file.punch_hole(HEADER, size.saturating_sub(HEADER))?;
+            punch(file, HEADER, size.saturating_sub(HEADER))?;
             file.write_at(&self.codecs.headers.encode(FileId::random()), 0)?;
             match whole_size(size) {
                 Some(len) => Ok(file.set_len(len)?),
@@ -212,7 +212,7 @@ impl Session {
                     let whole = len > 0 && cipher.open(index, sealed, &mut plain[..len]).is_ok();
                     if !whole && !is_hole(sealed) {
                         let until = index.next().cipher_offset().min(size);
-                        file.punch_hole(at, until.saturating_sub(at))?;
+                        punch(file, at, until.saturating_sub(at))?;
                     }
                 }
             }

@@ -169,6 +169,54 @@ impl Core {
         if let Some(size) = changes.size {
             self.truncate(inode, size)?;
         }
+        // It stays open for as long as this is held.
+        let file = inode.open_file();
+        let mut stat = self.set_by_handle(inode, changes, file.is_none())?;
+        let mut in_journal = false;
+        let times = sets_times(changes);
+        let nothing_else =
+            *changes == SetAttributes { modified: changes.modified, ..SetAttributes::default() };
+        if (times || self.options.kernel_keeps_times)
+            && let Some(file) = file.or_else(|| inode.open_file())
+        {
+            in_journal = self.with_content(&file, |content| {
+                if times {
+                    // While nobody writes: who writes in place puts back the time found before.
+                    match content.handle.set_times(changes.accessed, changes.modified) {
+                        // The kernel writes back the time of what was written to another user's
+                        // file, which this process may write, too, but not give times.
+                        Err(error)
+                            if error.raw_os_error() == Some(libc::EPERM)
+                                && self.options.kernel_keeps_times
+                                && nothing_else => {}
+                        outcome => outcome?,
+                    }
+                    stat = content.handle.stat()?;
+                }
+                if !self.options.kernel_keeps_times {
+                    return Ok(false);
+                }
+                content.modified = Some(stat.modified);
+                let recorded = changes.modified != SetTime::Keep
+                    && self.record_modified(inode, content, stat.modified)?;
+                Ok(recorded)
+            })?;
+        }
+        if !(in_journal && nothing_else) {
+            inode.set_flag(METADATA_DIRTY);
+        }
+        self.list_for_commit(inode);
+        self.plain_attributes(inode, &stat)
+    }
+
+    /// Changes what is not of the content, `times` among it; what `stat` then tells.
+    fn set_by_handle(
+        &self,
+        inode: &Arc<Inode>,
+        changes: &SetAttributes,
+        times: bool,
+    ) -> Result<Stat> {
+        let _paths = self.paths.read();
         let handle = self.handle(inode)?;
         if changes.kill_privileges {
             self.kill_privileges(inode, &handle, changes.outside_group)?;
@@ -179,7 +227,7 @@ impl Core {
         if let Some(mode) = changes.mode {
             handle.set_mode(mode)?;
         }
-        if changes.accessed != SetTime::Keep || changes.modified != SetTime::Keep {
+        if times && sets_times(changes) {
             match handle.set_times(changes.accessed, changes.modified) {
                 // The kernel writes back the times of a file that was just deleted.
                 Err(error)
@@ -188,25 +236,7 @@ impl Core {
                 outcome => outcome?,
             }
         }
-        let stat = handle.stat()?;
-        let mut in_journal = false;
-        if self.options.kernel_keeps_times
-            && let Some(file) = inode.open_file()
-        {
-            in_journal = self.with_content(&file, |content| {
-                content.modified = Some(stat.modified);
-                let recorded = changes.modified != SetTime::Keep
-                    && self.record_modified(inode, content, stat.modified)?;
-                Ok(recorded)
-            })?;
-        }
-        let nothing_else =
-            *changes == SetAttributes { modified: changes.modified, ..SetAttributes::default() };
-        if !(in_journal && nothing_else) {
-            inode.set_flag(METADATA_DIRTY);
-        }
-        self.list_for_commit(inode);
-        self.plain_attributes(inode, &stat)
+        Ok(handle.stat()?)
     }
 
     /// Appends a record of a file's time of last change, which was just set, where the journal has
@@ -265,4 +295,8 @@ impl Core {
             _ => Ok(()),
         }
     }
+}
+
+fn sets_times(changes: &SetAttributes) -> bool {
+    changes.accessed != SetTime::Keep || changes.modified != SetTime::Keep
 }

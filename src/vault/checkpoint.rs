@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLockWriteGuard;
 
+use super::below::keep_modified;
 use super::content::{Content, to_u64, with_scratch};
 use super::core::Core;
 use super::error::Result;
@@ -277,7 +278,8 @@ fn apply_content(
         apply_run(journal, content, &run)?;
     }
     // Late writing is not a change of content: what stat tells stays.
-    content.handle.set_times(SetTime::Keep, SetTime::At(stat.modified))?;
+    let modified = content.modified.unwrap_or(stat.modified);
+    keep_modified(&*content.handle, SetTime::At(modified))?;
     Ok(next)
 }
 

@@ -3,6 +3,7 @@
 //! [`crate::backing::Directory`]). It must know nothing of FUSE.
 
 mod attributes;
+mod below;
 mod checkpoint;
 mod codecs;
 mod config_file;
@@ -32,6 +33,7 @@ mod vault_error;
 mod write;
 mod xattrs;
 
+pub(crate) use below::punch;
 pub(crate) use codecs::Codecs;
 pub use error::{Error, Result};
 pub use filesystem::{FileSystem, LOCK_NAME, OpenError};
@@ -50,6 +52,8 @@ pub use vault_error::VaultError;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]

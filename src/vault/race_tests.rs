@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::tests::{CALLER, format, master, read_all};
 use super::*;
 use crate::backing::fault::{Faults, Moment, Operation};
 use crate::backing::memory::MemoryDirectory;
-use crate::backing::{Directory, RenameMode};
+use crate::backing::{Directory, RenameMode, SetTime, Timestamp};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
 /// How long an operation below is held up. What waits for it, waits; what does not, is done by then.
@@ -254,6 +255,27 @@ fn moving_a_directory_settles_its_members_only() {
     assert_eq!(content_at(&fs, deep, b"inside"), [vec![3; 4096], vec![2; 904]].concat());
     assert_eq!(content_at(&fs, stays, b"outside"), [2; 5000]);
     fs.close().unwrap();
+}
+
+/// Late writing in place puts back the time that it found, but not over one set meanwhile.
+#[test]
+fn a_time_that_is_set_while_the_journal_is_emptied_stays() {
+    for kernel_keeps_times in [false, true] {
+        let place = Place::new();
+        let options = FilesystemOptions { kernel_keeps_times, ..FilesystemOptions::default() };
+        let fs = Arc::new(place.open_with(options));
+        let ino = file(&fs, ROOT, b"file", &[1; 5000]);
+        fs.write(ino, 0, &[2; 5000]).unwrap();
+        fs.sync(ino, true).unwrap();
+        fs.core().journal().unwrap().fill_active().unwrap();
+        let time = Timestamp { seconds: 1_000, nanoseconds: 5 };
+        let changes = SetAttributes { modified: SetTime::At(time), ..SetAttributes::default() };
+        let empty = || assert!(fs.core().checkpoint_filled(|_| false).unwrap());
+        place.during(Operation::Write, Moment::After, empty, || {
+            fs.set_attributes(ino, &changes).unwrap();
+        });
+        assert_eq!(fs.attributes(ino).unwrap().modified, time, "{kernel_keeps_times}");
+    }
 }
 
 /// Directories in directories, deeper than a stack: a local user can make them.

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
+use super::below::{keep_modified, punch};
 use super::codecs::Codecs;
 use super::error::Result;
 use super::journal::SEGMENT_NAMES;
+use super::opening::open_against_mode;
 use crate::backing::{Access, Directory, File, SetTime, Timestamp};
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::journal::{
@@ -406,12 +408,7 @@ fn open_path(tree: &dyn Directory, path: &[u8]) -> Result<Option<Box<dyn File>>>
     let directory = opened.as_deref().unwrap_or(tree);
     match directory.open_file(entry, Access::ReadWrite) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-            // The owner may have taken the permission to write from itself; it is given back after.
-            let mode = directory.stat(entry)?.mode;
-            directory.set_mode(entry, mode | 0o600)?;
-            let opened = directory.open_file(entry, Access::ReadWrite);
-            directory.set_mode(entry, mode)?;
-            Ok(Some(opened?))
+            Ok(Some(open_against_mode(directory, entry, Access::ReadWrite)?))
         }
         outcome => gone_is_none(outcome),
     }
@@ -442,7 +439,7 @@ fn replay(
     }
     for (first, after) in &pending.punched {
         let from = BlockIndex(*first).cipher_offset();
-        file.punch_hole(from, BlockIndex(*after).cipher_offset() - from)?;
+        punch(file, from, BlockIndex(*after).cipher_offset() - from)?;
     }
     for (index, Change { segment, offset, len }) in &pending.blocks {
         let mut sealed = vec![0; *len];
@@ -457,6 +454,6 @@ fn replay(
         None => {}
     }
     let modified = pending.modified.unwrap_or(stat.modified);
-    file.set_times(SetTime::Keep, SetTime::At(modified))?;
+    keep_modified(file, SetTime::At(modified))?;
     Ok(pending.blocks.len())
 }

@@ -1,7 +1,9 @@
 //! Changing a file's size and its holes: truncate and fallocate.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::below::{self, keep_modified};
 use super::content::{Content, FileKeyed, LiveBlock};
 use super::core::Core;
 use super::error::{Error, Result};
@@ -22,9 +24,11 @@ impl Core {
         if size > MAX_PLAIN_SIZE {
             return Err(Error::TooLarge);
         }
-        let file = self.open_content(inode)?;
+        let held = inode.opens.load(Ordering::Relaxed) > 0;
+        let permission = if held { Permission::Held } else { Permission::Mode };
+        let file = self.open_content_by(inode, permission)?;
         self.with_content(&file, |content| {
-            self.writable(inode, content, Permission::Mode)?;
+            self.writable(inode, content, permission)?;
             self.resize(inode, content, size)?;
             self.touch(content)
         })
@@ -33,7 +37,7 @@ impl Core {
     /// Sets the times that a change of content sets, where the transport does not.
     fn touch(&self, content: &Content) -> Result<(), Stop> {
         if !self.options.kernel_keeps_times {
-            content.handle.set_times(SetTime::Keep, SetTime::Now)?;
+            keep_modified(&*content.handle, SetTime::Now)?;
         }
         Ok(())
     }
@@ -162,6 +166,23 @@ impl Core {
     }
 
     fn grow(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
+        let before = content.size;
+        let outcome = self.grow_to(inode, content, size);
+        if matches!(outcome, Err(Stop::Failed(_))) && content.size > before {
+            // The longer last block would be seen.
+            let shrunk = if before == 0 {
+                self.empty(inode, content)
+            } else {
+                self.shrink(inode, content, before)
+            };
+            if shrunk.is_err() {
+                tracing::warn!("a file that could not grow is longer than before, by zeros");
+            }
+        }
+        outcome
+    }
+
+    fn grow_to(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
         self.ensure_keyed(content);
         content.sparse = true;
         if !content.size.is_multiple_of(BLOCK) {
@@ -176,11 +197,12 @@ impl Core {
             self.mark_dirty(inode);
             if let Some(keyed) = content.keyed.clone() {
                 self.write_header(content, &keyed)?;
+                // Before it is recorded: a size that the filesystem below refuses must not be.
+                content.handle.set_len(cipher_size(size))?;
                 if content.resized.is_some() && !content.orphan {
                     self.record_size(inode, content, &keyed, size, &[])?;
                 }
             }
-            content.handle.set_len(cipher_size(size))?;
             content.placed = size;
             content.size = size;
         }
@@ -201,7 +223,7 @@ impl Core {
         }
         let end =
             offset.checked_add(len).filter(|end| *end <= MAX_PLAIN_SIZE).ok_or(Error::TooLarge)?;
-        let file = self.open_content(inode)?;
+        let file = self.held_content(inode)?;
         self.with_content(&file, |content| {
             self.writable(inode, content, Permission::Held)?;
             let zero = matches!(
@@ -280,7 +302,7 @@ impl Core {
             content.placed = content.size;
         }
         let from = first.cipher_offset();
-        content.handle.punch_hole(from, after.cipher_offset() - from)?;
+        below::punch(&*content.handle, from, after.cipher_offset() - from)?;
         for index in keys(content, first, after) {
             content.live.remove(&index);
         }

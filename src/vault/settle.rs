@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::below::{keep_modified, punch};
 use super::content::{Content, prefix, to_u64, with_scratch};
 use super::core::Core;
 use super::error::{Error, Result};
@@ -54,12 +55,16 @@ impl Core {
         let mut directories = vec![root.clone()];
         while let Some(inode) = directories.pop() {
             let mut names = Vec::new();
-            self.read_directory(&inode, 0, false, &mut |entry| {
+            let listed = self.read_directory(&inode, 0, false, &mut |entry| {
                 if entry.name != b"." && entry.name != b".." {
                     names.push((entry.name.to_vec(), entry.kind));
                 }
                 true
-            })?;
+            });
+            match listed {
+                Err(error) if is_refused(&error) => self.note_refused(&inode),
+                outcome => outcome?,
+            }
             for (name, kind) in names {
                 if self.closing() {
                     return Ok(false);
@@ -70,6 +75,11 @@ impl Core {
                 let entry = match self.lookup(&inode, &name) {
                     Ok(entry) => entry,
                     Err(Error::NotFound | Error::Damaged { .. }) => continue,
+                    Err(error) if is_refused(&error) => {
+                        // All entries of a directory that may not be searched.
+                        self.note_refused(&inode);
+                        break;
+                    }
                     Err(error) => return Err(error),
                 };
                 let child = self.inode(entry.attributes.ino)?;
@@ -91,10 +101,25 @@ impl Core {
         Ok(true)
     }
 
+    /// Tells of what torn blocks cannot be looked for in. The others' are.
+    fn note_refused(&self, inode: &Arc<Inode>) {
+        let path = self.plain_path(inode);
+        tracing::warn!(
+            path,
+            "its mode does not let this process in, so blocks that were being written there when \
+             the power went are not looked for; reading such a block gives an I/O error until it \
+             is written again"
+        );
+    }
+
     pub(super) fn settle_file(&self, inode: &Arc<Inode>) -> Result<()> {
-        let file = match self.open_content(inode) {
+        let file = match self.held_content(inode) {
             Ok(file) => file,
-            Err(Error::Damaged { .. } | Error::NotFound) => return Ok(()),
+            Err(Error::Damaged { .. } | Error::NotFound | Error::Stale) => return Ok(()),
+            Err(error) if is_refused(&error) => {
+                self.note_refused(inode);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let mut next = BlockIndex(0);
@@ -167,14 +192,14 @@ impl Core {
             self.mark_dirty(inode);
             content.sparse = true;
         }
-        let modified = content.handle.stat()?.modified;
+        let modified = content.modified.unwrap_or(content.handle.stat()?.modified);
         for index in &torn {
             let from = index.cipher_offset();
             let until = index.next().cipher_offset().min(cipher_size(content.placed));
-            content.handle.punch_hole(from, until.saturating_sub(from))?;
+            punch(&*content.handle, from, until.saturating_sub(from))?;
         }
         if !torn.is_empty() {
-            content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;
+            keep_modified(&*content.handle, SetTime::At(modified))?;
         }
         Ok((Some(after), to_u64(torn.len())))
     }
@@ -190,7 +215,8 @@ impl Core {
             self.writable(inode, content, Permission::Held)?;
             self.mark_dirty(inode);
             content.handle.set_len(whole)?;
-            content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;
+            let modified = content.modified.unwrap_or(modified);
+            keep_modified(&*content.handle, SetTime::At(modified))?;
         }
         Ok(())
     }
@@ -240,4 +266,8 @@ impl Core {
         self.windows.write().clear();
         Ok(())
     }
+}
+
+fn is_refused(error: &Error) -> bool {
+    matches!(error.errno(), libc::EACCES | libc::EPERM)
 }

@@ -11,6 +11,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::below::{keep_modified, punch};
 use super::content::{Content, FileKeyed, LiveBlock, OpenFile, prefix, to_u64, with_scratch};
 use super::core::Core;
 use super::error::{Error, Result};
@@ -345,10 +346,11 @@ impl Core {
                 let end = cipher_size(content.placed).max(to_u64(header));
                 let _ = content.handle.set_len(end);
             }
+            mend_holes(content, run, &buffer[HEADER_LEN..]);
             return Err(error.into());
         }
         if let Some(modified) = content.modified {
-            content.handle.set_times(SetTime::Keep, SetTime::At(modified))?;
+            keep_modified(&*content.handle, SetTime::At(modified))?;
         }
         content.header_pending = false;
         content.placed = content.placed.max(run.after.plain_offset().min(run.new_size));
@@ -377,7 +379,7 @@ impl Core {
         reserve_space(content, first, sealed.len())?;
         if !self.options.kernel_keeps_times {
             // The file itself is not touched until the blocks are written in place.
-            content.handle.set_times(SetTime::Keep, SetTime::Now)?;
+            keep_modified(&*content.handle, SetTime::Now)?;
         }
         let owner = RecordOwner { inode, file_id: keyed.id, reference: &mut content.reference };
         let record = FileRecord::Blocks { first, sealed };
@@ -441,6 +443,27 @@ fn reserve_space(content: &Content, first: BlockIndex, len: usize) -> io::Result
             Ok(())
         }
         outcome => outcome,
+    }
+}
+
+/// After a run could not be written whole: makes holes again of those of its blocks that were
+/// holes and of which the beginning was written, so that they read as zeros still.
+fn mend_holes(content: &Content, run: Run, sealed: &[u8]) {
+    let blocks = (run.first.0..).map(BlockIndex).zip(sealed.chunks(CIPHER_BLOCK_SIZE));
+    for (index, wanted) in blocks.take_while(|(index, _)| index.plain_offset() < content.placed) {
+        let mut found = [0; CIPHER_BLOCK_SIZE];
+        let offset = index.cipher_offset();
+        let Ok(read) = content.handle.read_at(&mut found, offset) else { continue };
+        let found = &found[..read.min(wanted.len())];
+        let written = found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted);
+        let written = written.count();
+        let was_hole = found[written..].iter().all(|byte| *byte == 0);
+        if written < found.len()
+            && was_hole
+            && punch(&*content.handle, offset, to_u64(found.len())).is_err()
+        {
+            let _ = content.handle.write_at(&vec![0; written], offset);
+        }
     }
 }
 
