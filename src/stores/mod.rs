@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 pub use error::Error;
 pub use live::{LiveCopy, copy_live};
 pub use open_files::{Holder, OpenFile, OpenFiles, open_files};
+pub use scratch::remove_leftovers;
 
 /// The kind of a store.
 #[derive(
@@ -147,6 +148,11 @@ pub struct CheckReport {
 impl CheckReport {
     /// A check stops after so many findings.
     pub const MAX_FINDINGS: usize = 100;
+
+    /// Of a store that was not checked, for this reason.
+    pub fn not_checked(reason: impl Into<String>) -> Self {
+        report::not_checked(reason)
+    }
 }
 
 /// How [`check`] and [`summary`] may work.

@@ -97,7 +97,10 @@ fn open_with(
         Err(Failure::Ours(error)) => Err(error),
         Err(Failure::Sqlite(error)) => match damage(&error) {
             Some(text) => Ok(Opening::Damaged(text)),
-            None => Err(Error::Sqlite { path: path.to_path_buf(), source: error }),
+            None if is_of_the_system(&error) => {
+                Err(Error::Sqlite { path: path.to_path_buf(), source: error })
+            }
+            None => Ok(Opening::NotHere(format!("SQLite cannot open it here: {error}"))),
         },
     }
 }
@@ -180,11 +183,32 @@ fn damage(error: &rusqlite::Error) -> Option<String> {
     matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase).then(|| error.to_string())
 }
 
+/// Whether the operating system failed, and not SQLite's understanding of the database.
+fn is_of_the_system(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::PermissionDenied
+                | ErrorCode::OutOfMemory
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DiskFull
+                | ErrorCode::CannotOpen
+                | ErrorCode::OperationInterrupted
+        )
+    )
+}
+
 /// Whether a message is about an extension that is missing here, not about the database.
 fn is_missing_extension(message: &str) -> bool {
-    ["no such module", "no such collation", "unable to validate", "no such function"]
-        .iter()
-        .any(|text| message.contains(text))
+    [
+        "no such module",
+        "no such collation",
+        "unable to validate",
+        "no such function",
+        "unknown function",
+    ]
+    .iter()
+    .any(|text| message.contains(text))
 }
 
 /// SQLite's own check.
@@ -201,21 +225,30 @@ pub(super) fn check(path: &Path, options: &CheckOptions) -> Result<CheckReport, 
     };
     let failed = |source| Error::Sqlite { path: path.to_path_buf(), source };
     let limit = CheckReport::MAX_FINDINGS;
+    let mut outcome = Outcome::Sound;
     match messages(&connection, &format!("PRAGMA integrity_check({limit})")) {
         Ok(messages) => sort(messages, &mut findings),
         Err(error) => match damage(&error) {
             Some(text) => findings.damage(text),
-            None if is_missing_extension(&error.to_string()) => {
+            None if is_of_the_system(&error) => return Err(failed(error)),
+            None => {
                 findings.remark(format!("not checked as a whole: {error}"));
-                check_tables(&connection, &mut findings).map_err(failed)?;
+                match check_tables(&connection, &mut findings) {
+                    Ok(true) => {}
+                    Ok(false) => outcome = Outcome::NotChecked,
+                    Err(error) if is_of_the_system(&error) => return Err(failed(error)),
+                    Err(error) => {
+                        outcome = Outcome::NotChecked;
+                        findings.remark(format!("its tables cannot be listed: {error}"));
+                    }
+                }
             }
-            None => return Err(failed(error)),
         },
     }
     if !findings.is_damaged() {
         foreign_keys(&connection, &mut findings);
     }
-    Ok(findings.report(Outcome::Sound, METHOD))
+    Ok(findings.report(outcome, METHOD))
 }
 
 fn messages(connection: &Connection, pragma: &str) -> rusqlite::Result<Vec<String>> {
@@ -235,19 +268,35 @@ fn sort(messages: Vec<String>, findings: &mut Findings) {
     }
 }
 
-/// Table by table, for databases whose schema needs an extension somewhere.
-fn check_tables(connection: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
+/// Table by table, for databases whose schema needs an extension somewhere. Whether every table that
+/// holds data of its own was checked.
+fn check_tables(connection: &Connection, findings: &mut Findings) -> rusqlite::Result<bool> {
+    let mut whole = true;
     for table in tables(connection)? {
         let pragma = format!("PRAGMA integrity_check({})", quote(&table));
         match messages(connection, &pragma) {
             Ok(messages) => sort(messages, findings),
+            Err(error) if is_of_the_system(&error) => return Err(error),
             Err(error) => match damage(&error) {
                 Some(text) => findings.damage(text),
-                None => findings.remark(format!("table {table} was not checked: {error}")),
+                None => {
+                    // The data of a virtual table lie in other tables.
+                    whole &= is_virtual(connection, &table);
+                    findings.remark(format!("table {table} was not checked: {error}"));
+                }
             },
         }
     }
-    Ok(())
+    Ok(whole)
+}
+
+fn is_virtual(connection: &Connection, table: &str) -> bool {
+    let sql = connection.query_row(
+        "SELECT coalesce(sql, '') FROM sqlite_schema WHERE type = 'table' AND name = ?1",
+        [table],
+        |row| row.get::<_, String>(0),
+    );
+    sql.is_ok_and(|sql| sql.trim_start().to_ascii_uppercase().starts_with("CREATE VIRTUAL"))
 }
 
 /// Broken references are the app's business and no damage, but worth a remark.

@@ -486,11 +486,33 @@ fn sqlite_extensions_that_are_missing_are_no_damage() {
         .unwrap();
     drop(connection);
     let (_, report, summary) = examine_one(directory.path());
-    assert_eq!(report.outcome, Outcome::Sound, "{report:?}");
+    assert_eq!(report.outcome, Outcome::NotChecked, "{report:?}");
     assert!(!report.findings.is_empty());
     let facts = facts(summary);
     assert_eq!(facts["rows of \"message\""], "501");
     assert_eq!(facts["rows of \"search\""], "not readable here");
+}
+
+/// An index on a function that only the app has, as libSQL's vector indexes are.
+#[test]
+fn sqlite_functions_that_are_missing_keep_nothing_from_being_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    database(&path);
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE vectors (x); CREATE INDEX by_f ON vectors (abs(x));
+             INSERT INTO vectors VALUES (-1);
+             PRAGMA writable_schema = 1;
+             UPDATE sqlite_schema SET sql = replace(sql, 'abs(', 'f(') WHERE name = 'by_f';",
+        )
+        .unwrap();
+    drop(connection);
+    let (_, report, summary) = examine_one(directory.path());
+    assert_eq!(report.outcome, Outcome::NotChecked, "{report:?}");
+    assert!(report.findings[0].contains("f()"), "{report:?}");
+    assert_eq!(facts(summary)["rows of \"message\""], "500");
 }
 
 /// A Chroma directory as its engine lays it out.
