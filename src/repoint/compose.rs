@@ -34,12 +34,13 @@ pub(super) fn assign_roles(scalars: &mut [Scalar], anchors: &Anchors) {
     }
 }
 
-/// Services with an image or a build.
+/// Services with an image or a build, or with what overrides say of services.
 fn is_compose(scalars: &[Scalar]) -> bool {
     scalars.iter().any(|scalar| {
         matches!(
             scalar.key.names().as_slice(),
-            [Some("services"), Some(_), Some("image" | "build"), ..]
+            [Some("services"), Some(_), Some("image" | "build" | "environment"), ..]
+                | [Some("services"), Some(_), Some("volumes" | "ports"), None, ..]
         )
     })
 }

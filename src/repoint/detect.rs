@@ -3,12 +3,22 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::Format;
 use super::scalar::scan;
+use super::{Format, ini};
 
 /// See [`Format::detect`].
 pub(super) fn detect(path: &Path, content: &[u8]) -> Option<Format> {
-    path.file_name().and_then(|name| by_name(name.as_bytes())).or_else(|| by_content(content))
+    path.file_name()
+        .and_then(|name| by_name(name.as_bytes()))
+        .or_else(|| if is_drop_in(path) { Some(Format::Ini) } else { by_content(content) })
+}
+
+/// Whether a file is a drop-in of a systemd unit: in `NAME.service.d/`, say.
+fn is_drop_in(path: &Path) -> bool {
+    let directory = path.parent().and_then(Path::file_name);
+    directory
+        .and_then(|name| name.as_bytes().strip_suffix(b".d"))
+        .is_some_and(|unit| by_name(unit) == Some(Format::Ini))
 }
 
 fn by_name(name: &[u8]) -> Option<Format> {
@@ -45,6 +55,10 @@ fn by_content(content: &[u8]) -> Option<Format> {
     let is_section = |line: &[u8]| line.starts_with(b"[") && line.ends_with(b"]");
     if matches!(first[0], b'{' | b'[') && accepts(Format::Json) {
         return Some(Format::Json);
+    }
+    if ini::is_unit(text) {
+        // Its lines may happen to be TOML, too; what they mean is systemd's to say.
+        return Some(Format::Ini);
     }
     if lines().any(is_section) {
         return [Format::Toml, Format::Ini].into_iter().find(|format| accepts(*format));

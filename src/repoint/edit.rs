@@ -22,6 +22,9 @@ pub(super) fn repoint(
     let mut mentions = Vec::new();
     let mut values = Vec::new();
     for (index, (scalar, verdict)) in before.list.iter().zip(verdicts).enumerate() {
+        if verdict == Verdict::Unrelated {
+            continue;
+        }
         let line = line_of(bytes, scalar.range.start);
         match verdict {
             Verdict::Unrelated => {}

@@ -53,6 +53,36 @@ struct Reader<'a> {
     current: Option<(Key, usize, bool)>,
     /// How many scalars each key has.
     counts: HashMap<Key, usize>,
+    /// What the words of a command so far make of the next one.
+    command: Command,
+}
+
+/// A command line that may start a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Command {
+    /// No such one so far.
+    #[default]
+    Other,
+    /// One of a container engine.
+    Engine,
+    /// The next word is the host's and the container's path.
+    Volume,
+    /// The next word is read inside the container.
+    Inside,
+}
+
+impl Command {
+    /// After this word.
+    fn after(self, word: &[u8]) -> Self {
+        let program = word.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        match word {
+            _ if matches!(program, b"docker" | b"podman" | b"nerdctl") => Self::Engine,
+            _ if self == Self::Other => Self::Other,
+            b"-v" | b"--volume" => Self::Volume,
+            b"-e" | b"--env" | b"-w" | b"--workdir" | b"--entrypoint" | b"--tmpfs" => Self::Inside,
+            _ => Self::Engine,
+        }
+    }
 }
 
 /// Takes a text apart.
@@ -63,6 +93,7 @@ pub(super) fn scan(text: &[u8]) -> Scalars {
         section: Key::default(),
         current: None,
         counts: HashMap::new(),
+        command: Command::default(),
     };
     let mut start = 0;
     while start < text.len() {
@@ -77,7 +108,8 @@ pub(super) fn scan(text: &[u8]) -> Scalars {
     reader.scalars
 }
 
-fn is_unit(text: &[u8]) -> bool {
+/// Whether a text is a systemd unit or a Quadlet.
+pub(super) fn is_unit(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').any(|line| {
         line.trim_ascii()
             .strip_prefix(b"[")
@@ -122,6 +154,7 @@ impl Reader<'_> {
         let key = self.section.name(self.lossy(name.clone()));
         self.push(name, key.clone(), Style::Fixed, Role::Name);
         self.current = Some((key.clone(), indent, false));
+        self.command = Command::default();
         self.values(&key, trim(self.text, range.start + at + 1..range.end));
     }
 
@@ -210,10 +243,38 @@ impl Reader<'_> {
             at = at.min(range.end);
             let word = self.without_prefix(start..at);
             let word = self.quoted_part(word);
+            if let (Role::Value, Some((word, role))) = (role, self.of_engine(word.clone())) {
+                self.value(key, word, role, true);
+                continue;
+            }
             // A single path in a list of binds is both source and target.
             let single = role == Role::Volume && !self.text[word.clone()].contains(&b':');
             self.value(key, word, if single { Role::Value } else { role }, true);
         }
+    }
+
+    /// A word of a container engine's command that tells of the container: its part that counts,
+    /// and what that is.
+    fn of_engine(&mut self, word: Range<usize>) -> Option<(Range<usize>, Role)> {
+        let command = self.command;
+        let token = &self.text[word.clone()];
+        self.command = command.after(token);
+        let after = |prefix: &[u8]| token.starts_with(prefix).then_some(word.start + prefix.len());
+        let joined = [b"--volume=".as_slice(), b"-v="].into_iter().find_map(after);
+        let inside = [b"--env=".as_slice(), b"-e=", b"--workdir=", b"-w=", b"--entrypoint="];
+        let (word, role) = match (command, joined) {
+            (Command::Other, _) => return None,
+            (Command::Volume, _) => (word, Role::Volume),
+            (Command::Inside, _) => (word, Role::Container),
+            (Command::Engine, Some(start)) => (start..word.end, Role::Volume),
+            (Command::Engine, None) => {
+                let start = inside.into_iter().find_map(after)?;
+                (start..word.end, Role::Container)
+            }
+        };
+        // A single path is the container's.
+        let single = role == Role::Volume && !self.text[word.clone()].contains(&b':');
+        Some((word, if single { Role::Container } else { role }))
     }
 
     /// What follows the marks that systemd puts before paths (`-`, `+`, `!`, `@`, `|`, `:`).

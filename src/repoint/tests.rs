@@ -674,3 +674,59 @@ mod random {
         }
     }
 }
+
+/// A file that overrides another one says of services what Compose says.
+#[test]
+fn compose_overrides_keep_the_paths_of_the_container() {
+    for text in [
+        "services:\n  app:\n    volumes:\n      - /data/app:/data/app\n",
+        "services:\n  app:\n    environment:\n      DATA: /data/app\n    volumes: [/data/app:/data/app]\n",
+        "services:\n  app:\n    ports: ['8080:80']\n    volumes: [/data/app:/data/app]\n",
+    ] {
+        let edited = repoint(
+            text.as_bytes(),
+            Format::Yaml,
+            &Relocation::new("/data/app", "/mnt/vault"),
+            &Context::default(),
+        )
+        .unwrap();
+        let expected = text.replace("/data/app:/data/app", "/mnt/vault:/data/app");
+        assert_eq!(String::from_utf8(edited.bytes).unwrap(), expected);
+    }
+}
+
+/// What a container engine is told of the host changes, what it tells the container does not.
+#[test]
+fn volumes_of_a_container_engine_in_a_unit() {
+    let text = "[Service]\nExecStartPre=-/usr/bin/docker rm -v x\n\
+                ExecStart=/usr/bin/docker run -v /data/app:/data/app:ro \\\n  \
+                --volume=/data/app/x:/data/app -v \\\n  \"/data/app:/d\" -v /data/app \\\n  \
+                -e DATA=/data/app --env=D=/data/app --env-file /data/app/env image\n\
+                ExecStop=/data/app/stop -v /data/app\n";
+    let edited = repoint(
+        text.as_bytes(),
+        Format::Ini,
+        &Relocation::new("/data/app", "/mnt/vault"),
+        &Context::default(),
+    )
+    .unwrap();
+    let expected = "[Service]\nExecStartPre=-/usr/bin/docker rm -v x\n\
+                ExecStart=/usr/bin/docker run -v /mnt/vault:/data/app:ro \\\n  \
+                --volume=/mnt/vault/x:/data/app -v \\\n  \"/mnt/vault:/d\" -v /data/app \\\n  \
+                -e DATA=/data/app --env=D=/data/app --env-file /mnt/vault/env image\n\
+                ExecStop=/mnt/vault/stop -v /mnt/vault\n";
+    assert_eq!(String::from_utf8(edited.bytes).unwrap(), expected);
+    assert_eq!(edited.mentions.len(), 3, "{:?}", edited.mentions);
+}
+
+/// A drop-in whose lines happen to be TOML is read by systemd's rules.
+#[test]
+fn drop_ins_are_no_toml() {
+    let text = b"[Service]\nEnvironment=\"DATA=%h/.local/share/app\"\n";
+    assert_eq!(Format::detect(Path::new("/etc/override.conf"), text), Some(Format::Ini));
+    let bare = b"Environment=\"DATA=1\"\n";
+    let path = Path::new("/etc/systemd/system/app.service.d/a.conf");
+    assert_eq!(Format::detect(path, bare), Some(Format::Ini));
+    let other = b"[server]\ndata = \"/data\"\n";
+    assert_eq!(Format::detect(Path::new("/etc/app.conf"), other), Some(Format::Toml));
+}
