@@ -14,6 +14,8 @@ use crate::tree::{self, ContentReader, Digest, Entry, EntryKind, Exclude, TreePa
 
 /// Files up to this size are read ahead, whole.
 const SMALL: u64 = 256 * 1024;
+/// No hole is smaller: a page.
+const HOLE: u64 = 4096;
 /// Entries on their way; also bounds what is read ahead.
 const QUEUE: usize = 64;
 /// Entries kept from the counting walk, so that most trees are walked once.
@@ -238,7 +240,7 @@ impl Links {
         let links = link.map_or(1, |link| link.count);
         let content = if !is_file || index.stored != Where::Here {
             Content::Nothing
-        } else if entry.metadata.size > SMALL {
+        } else if entry.metadata.size > SMALL || may_have_holes(&entry) {
             Content::Large { section: number, entry: Box::new(entry) }
         } else {
             let (answer, wait) = bounded(1);
@@ -280,6 +282,11 @@ pub(super) fn read_small(sections: &[Section<'_>], on_change: OnChange, jobs: &R
     }
 }
 
+/// Whether a file may have a hole that is worth keeping.
+fn may_have_holes(entry: &Entry) -> bool {
+    entry.allocated.saturating_add(HOLE) <= entry.metadata.size
+}
+
 fn small(reader: &dyn TreeReader, mut entry: Entry, on_change: OnChange) -> Result<Found> {
     for attempt in 1.. {
         let Some((fresh, content)) = open(reader, entry, on_change)? else {
@@ -287,7 +294,7 @@ fn small(reader: &dyn TreeReader, mut entry: Entry, on_change: OnChange) -> Resu
         };
         entry = fresh;
         let size = entry.metadata.size;
-        if size > SMALL {
+        if size > SMALL || may_have_holes(&entry) {
             return Ok(Found::Large(Box::new(entry)));
         }
         let mut data = vec![0u8; usize::try_from(size).unwrap_or(0)];

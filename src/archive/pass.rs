@@ -313,16 +313,12 @@ impl<R: Read> Pass<'_, R> {
         at_once: bool,
         sink: &mut dyn Sink,
     ) -> Result<Receiver<Result<Digest>>> {
+        let has_holes = sparse.is_some();
         let map = sparse.unwrap_or_else(|| SparseMap::dense(metadata.size));
         let (answer, digest) = bounded(1);
-        if metadata.size <= SMALL {
+        if metadata.size <= SMALL && !has_holes {
             let mut data = vec![0u8; usize::try_from(metadata.size).unwrap_or(0)];
-            for extent in map.extents() {
-                let range = usize::try_from(extent.start).unwrap_or(0)
-                    ..usize::try_from(extent.end).unwrap_or(0);
-                let part = data.get_mut(range).ok_or(Error::Worker)?;
-                self.tar.read_content(part)?;
-            }
+            self.tar.read_content(&mut data)?;
             self.control.progress.bytes(metadata.size);
             sink.small(SmallFile { section, path, metadata, data }, at_once, answer)?;
             return Ok(digest);

@@ -54,6 +54,31 @@ fn everything_comes_back_in_every_form() {
     }
 }
 
+/// A small file keeps its holes as well as a large one.
+#[test]
+fn holes_of_small_files_come_back() {
+    use std::os::unix::fs::FileExt as _;
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = std::fs::File::create(source.path().join("small")).unwrap();
+    file.set_len(128 * 1024).unwrap();
+    file.write_all_at(b"in the middle", 64 * 1024).unwrap();
+    file.sync_all().unwrap();
+    let hole = std::fs::File::create(source.path().join("hole")).unwrap();
+    hole.set_len(8192).unwrap();
+    let (archive, _) =
+        archive(source.path(), out.path(), "small", None, &WriteOptions::default()).unwrap();
+    let reader = ArchiveReader::open(&archive, &Keyring::new()).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    extract_all(&reader, target.path()).unwrap();
+    assert_equal(source.path(), target.path());
+    for name in ["small", "hole"] {
+        let [before, after] = [source.path(), target.path()]
+            .map(|root| LocalTree::open(root).unwrap().entry(&path(name)).unwrap());
+        assert!(before.allocated < before.metadata.size);
+        assert!(after.allocated < after.metadata.size, "{name}: {}", after.allocated);
+    }
+}
+
 #[test]
 fn gnu_tar_reads_what_is_not_sealed() {
     let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
