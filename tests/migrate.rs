@@ -330,6 +330,51 @@ fn interrupts_stop_it_cleanly() {
     expect_back(&store, &before);
 }
 
+/// Who wipes by the command for it means it; who agreed to the wipe beforehand is not asked again.
+#[test]
+fn a_wipe_waits_for_no_terminal() {
+    if !fuse_is_here("a_wipe_waits_for_no_terminal") {
+        return;
+    }
+    let store = Store::new();
+    let before = Image::of(&store.data());
+    run(encrypt(&store).arg("--keep-originals")).expect(0);
+    run(&mut migrate(&store, "wipe")).expect(0);
+    assert_eq!(status(&store)["phase"], "finished");
+    // The vault itself in place of a directory: its content is what counts.
+    let mut verify = strongroom();
+    verify.args(["migrate", "verify", "--source"]).arg(store.data());
+    verify.arg("--target").arg(store.vault()).arg("--passphrase-file").arg(store.passphrase());
+    let ran = run(verify.arg("--json")).expect(0);
+    assert_eq!(ran.result()["verification"]["phase"], "finished");
+    // So it does at the mount, now that the source is gone.
+    let mut verify = strongroom();
+    verify.args(["migrate", "verify", "--source"]).arg(store.data());
+    verify.arg("--target").arg(store.mount_point());
+    run(verify.arg("--passphrase-file").arg(store.passphrase())).expect(0);
+    run(&mut rollback(&store)).expect(0);
+    expect_back(&store, &before);
+
+    store.remove_vault();
+    let marker = store.root.join("stopping");
+    let child = encrypt(&store)
+        .args(["--stop-command", &format!("touch {}; sleep 1", marker.display())])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the stop command", || marker.exists());
+    kill(child.id(), "INT");
+    Ran::of(child.wait_with_output().unwrap()).expect(130);
+    fs::remove_file(marker.as_path()).unwrap();
+    let ran = run(migrate(&store, "resume").arg("--json")).expect(0);
+    assert_eq!(ran.result()["migration"]["phase"], "finished");
+    let _ = fs::remove_file(marker);
+    run(&mut rollback(&store)).expect(0);
+    let _ = fs::remove_file(store.root.join("stopping"));
+    expect_back(&store, &before);
+}
+
 /// Killed at whatever moment it happens to be: the status can be told, and both ways out work.
 #[test]
 fn killed_at_any_moment() {

@@ -264,9 +264,14 @@ fn backup_migrate_with_what_the_only_profile_says() {
     let mut status = migrate(&["status", "--no-secret", "--json", "--vault"]);
     let status = run(status.arg(&vault)).expect(0).result();
     assert_eq!(status["migrations"][0]["finished"], true, "{status}");
+    // By the profile alone, which names another vault: the one that is mounted where it says.
+    let status = run(&mut migrate(&["status", "--no-secret", "--json"])).expect(0).result();
+    assert_eq!(status["migrations"][0]["finished"], true, "{status}");
 
     let mut rollback = with_secret(migrate(&["rollback", "--yes"]));
     run(rollback.arg("--vault").arg(&vault)).expect(0);
+    let none = run(&mut migrate(&["status", "--no-secret"])).expect(0);
+    assert!(none.stdout.contains("no migration"), "{}", none.stdout);
     assert_eq!((content(&data), fs::read(&config).unwrap()), (data_before.clone(), config_before));
 
     // A rollback to a backup.

@@ -20,6 +20,7 @@ use super::output::human_size;
 use crate::crypto::{Argon2Parameters, Passphrase, Secret, random_array};
 use crate::migrate::{
     self, Commands, Engine, Environment, From, Hands, Request, RollbackOptions, SwitchMode,
+    WipeOptions,
 };
 use crate::tree::{CompareOptions, LocalTree, Mismatch, compare};
 use crate::vault::{NewSlot, Vault};
@@ -219,6 +220,7 @@ impl Demo<'_> {
             reading: crate::migrate::Reading::default(),
             exclude: Vec::new(),
             keep_originals: false,
+            wipe_agreed: false,
             commands: Commands::default(),
             accept_damage: false,
         }
@@ -231,7 +233,7 @@ impl Demo<'_> {
             let plan = migrate::plan(&demo.request(), shown).map_err(failed)?;
             let mut engine = Engine::begin(environment, &plan).map_err(failed)?;
             engine.advance().map_err(failed)?;
-            let account = engine.wipe(&mut |_, _| {}).map_err(failed)?;
+            let account = engine.wipe(WipeOptions::default(), &mut |_, _| {}).map_err(failed)?;
             shown.end();
             let mut evidence: Vec<String> = plan
                 .edits

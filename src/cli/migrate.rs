@@ -1,6 +1,7 @@
 //! `strongroom migrate`: moves an app's data into a vault, and back.
 
 mod actions;
+mod look;
 mod observer;
 mod profile;
 mod report;
@@ -207,7 +208,8 @@ struct VerifyArgs {
     /// Compare this directory instead, with --target.
     #[arg(long, value_name = "DIR", requires = "target", conflicts_with = "vault")]
     source: Option<PathBuf>,
-    /// The mount point, or any directory, to compare --source with.
+    /// What to compare --source with: the mount point or any directory; or the vault, which is then
+    /// read through a mount of its own and compared with what was migrated.
     #[arg(long, value_name = "DIR", requires = "source")]
     target: Option<PathBuf>,
     #[command(flatten)]
@@ -277,6 +279,12 @@ struct WipeArgs {
     vault: VaultArgs,
     #[command(flatten)]
     which: WhichArgs,
+    /// Wipe although the snapshot is gone, which a rollback to the state at the migration needs.
+    #[arg(long)]
+    without_snapshot: bool,
+    /// The originals were removed by other means: end the migration, with no account of them.
+    #[arg(long)]
+    originals_gone: bool,
     #[command(flatten)]
     work: WorkArgs,
 }
@@ -318,22 +326,36 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         }
         Migrate::Verify(args) => {
             let mut args = args.clone();
+            if let Some(vault) = look::vault_of_target(&args) {
+                return look::verify_against_vault(&args, &vault, context);
+            }
             if args.source.is_none() {
                 let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
                 args.vault = Some(vault.vault);
                 (args.vault_config, args.secret) = (vault.vault_config, vault.secret);
             }
-            actions::verify(&args, context)
+            look::verify(&args, context)
         }
         Migrate::Status(args) => {
             let mut args = args.clone();
-            let (vault, _) = profile::complete_vault(&args.vault_args(), context)?;
+            let unsaid = args.vault.as_os_str().is_empty();
+            let (vault, profile) = profile::complete_vault(&args.vault_args(), context)?;
             args.vault = vault.vault;
             args.vault_config = vault.vault_config;
+            let known =
+                crate::migrate::migrations(&args.vault).is_ok_and(|known| !known.is_empty());
+            if let Some(profile) = profile.filter(|_| unsaid && !known) {
+                // The migration may have gone into another vault than the profile names.
+                match profile::mounted_vault(&profile) {
+                    Some(mounted) => args.vault = mounted,
+                    None if args.vault.exists() => {}
+                    None => return look::no_status(&args.vault, context),
+                }
+            }
             if !args.no_secret {
                 args.secret = vault.secret;
             }
-            actions::status(&args, context)
+            look::status(&args, context)
         }
         Migrate::Rollback(args) => {
             if let Some(archive) = &args.backup {
@@ -418,6 +440,7 @@ impl EncryptArgs {
             reading: self.reading.clone(),
             exclude: self.exclude.clone(),
             keep_originals: self.keep_originals,
+            wipe_agreed: self.work.yes,
             commands: Commands {
                 stop: self.stop_command.clone(),
                 start: self.start_command.clone(),

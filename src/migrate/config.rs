@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::blocker::Blocker;
 use super::error::{Error, Result};
 use super::operations::{Change, Hands};
-use super::plan::{Request, home_of_owner};
+use super::plan::{Request, home_of_owner, leaves_out};
 use super::record::{Edit, StoredPath, SwitchMode};
 use crate::repoint::{self, Context, Format, Mention, Relocation};
-use crate::tree::{ByteString, TreePath};
+use crate::tree::{ByteString, Patterns, TreePath};
 
 /// Largest configuration file that is edited, in bytes: the journal keeps it.
 pub(super) const CONFIG_LIMIT: u64 = 8 << 20;
@@ -104,7 +104,7 @@ fn plan_file(request: &Request, file: &Path) -> Result<Option<PlannedEdit>> {
     if bytes == original {
         return Ok(None);
     }
-    refuse_fixed(request, file)?;
+    refuse_unreplaceable(request, file)?;
     let keys = edits.iter().flat_map(|record| &record.edits).map(|edit| edit.key.clone()).collect();
     let inside = inside(&request.source, file);
     let edit = Edit {
@@ -121,17 +121,34 @@ fn plan_file(request: &Request, file: &Path) -> Result<Option<PlannedEdit>> {
 /// Refuses a file that could not be replaced when its time comes.
 ///
 /// # Errors
-/// When it is immutable, or its directory cannot be written.
-fn refuse_fixed(request: &Request, file: &Path) -> Result<()> {
+/// When it has several names, is immutable, is mounted by itself, or its directory cannot be
+/// written; when it lies in the source and would not be found in the vault.
+fn refuse_unreplaceable(request: &Request, file: &Path) -> Result<()> {
     use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
-    if inside(&request.source, file).is_some() {
-        // Its copy is edited.
-        return Ok(());
-    }
     let failed = |error: std::io::Error| Error::io("replace", file, error);
+    let refused = |why: &str| Err(failed(std::io::Error::other(why)));
     let real = fs::canonicalize(file).map_err(failed)?;
     let stat = rustix::fs::statx(CWD, &real, AtFlags::empty(), StatxFlags::BASIC_STATS)
         .map_err(|error| failed(error.into()))?;
+    if stat.stx_nlink > 1 {
+        return refused("it has several names (hard links), of which only one would be edited");
+    }
+    if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return refused("it is mounted by itself, so that nothing can take its place");
+    }
+    if let Some(inside) = inside(&request.source, file) {
+        // Its copy is edited.
+        let patterns = Patterns::new(&request.exclude).map_err(Error::Pattern)?;
+        if leaves_out(&patterns, inside.as_path()) {
+            return refused("--exclude leaves it out, so that the vault will not have it");
+        }
+        let names = std::iter::once(&request.source).chain(&request.names);
+        let by_its_path = names.into_iter().any(|name| file.starts_with(name));
+        if request.mode == SwitchMode::Repoint && !by_its_path {
+            return refused("it is a symlink into the source, and would lead to the old place");
+        }
+        return Ok(());
+    }
     if stat.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND) {
         return Err(failed(std::io::Error::from_raw_os_error(libc::EPERM)));
     }
@@ -210,39 +227,55 @@ pub(super) enum TakenBack {
     Gone,
 }
 
+/// Finds out whether an edit can be taken back; changes nothing.
+///
+/// # Errors
+/// As [`take_back`].
+pub(super) fn try_take_back(edit: &Edit) -> Result<()> {
+    taken_back(edit, edit.file.as_path()).map(|_| ())
+}
+
 /// Takes one edit back, unless it is taken back already. Edits of the copy in the vault are left.
 ///
 /// # Errors
-/// [`Error::Config`] when somebody has since edited the very values that we had edited.
+/// [`Error::ConfigConflict`] when somebody has since edited the very values that we had edited.
 pub(super) fn take_back(hands: &Hands, edit: &Edit) -> Result<TakenBack> {
     take_back_at(hands, edit, edit.file.as_path())
 }
 
 /// The same for the file at another path.
 pub(super) fn take_back_at(hands: &Hands, edit: &Edit, path: &Path) -> Result<TakenBack> {
-    let current = match read(path) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(TakenBack::Gone);
-        }
-        read => read?,
-    };
-    if current == edit.original.0 {
-        return Ok(TakenBack::Whole);
-    }
-    if current == edit.edited.0 {
-        replace(hands, path, &current, &edit.original.0)?;
-        return Ok(TakenBack::Whole);
-    }
-    let mut bytes = current.clone();
-    for record in edit.edits.iter().rev() {
-        bytes = repoint::revert(&bytes, record)
-            .map_err(|source| Error::Config { file: path.to_owned(), source })?
-            .bytes;
-    }
+    let Some((current, bytes)) = taken_back(edit, path)? else { return Ok(TakenBack::Gone) };
     if bytes != current {
         replace(hands, path, &current, &bytes)?;
     }
-    Ok(TakenBack::OwnEdits)
+    let whole = bytes == edit.original.0;
+    Ok(if whole { TakenBack::Whole } else { TakenBack::OwnEdits })
+}
+
+/// What a file holds, and what it holds without the edit; `None` where it is gone.
+fn taken_back(edit: &Edit, path: &Path) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let current = match read(path) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        read => read?,
+    };
+    if current == edit.original.0 || current == edit.edited.0 {
+        return Ok(Some((current, edit.original.0.clone())));
+    }
+    let mut bytes = current.clone();
+    for record in edit.edits.iter().rev() {
+        bytes = match repoint::revert(&bytes, record) {
+            Ok(reverted) => reverted.bytes,
+            Err(repoint::Error::Conflict { keys, .. }) => {
+                let diff = repoint::diff(path, &edit.edited.0, &current);
+                return Err(Error::ConfigConflict { file: path.to_owned(), keys, diff });
+            }
+            Err(source) => return Err(Error::Config { file: path.to_owned(), source }),
+        };
+    }
+    Ok(Some((current, bytes)))
 }
 
 fn replace(hands: &Hands, path: &Path, expected: &[u8], content: &[u8]) -> Result<()> {

@@ -54,13 +54,13 @@ fn child() {
             let plan = plan(&app.request(mode), &Unobserved).unwrap();
             let mut engine = Engine::begin(environment, &plan).unwrap();
             engine.advance().unwrap();
-            engine.wipe(&mut |_, _| {}).unwrap();
+            engine.wipe(WipeOptions::default(), &mut |_, _| {}).unwrap();
         }
         Deed::Resume => {
             let mut engine = Engine::open(environment, None).unwrap();
             engine.advance().unwrap();
             if engine.state().phase != Phase::Finished {
-                engine.wipe(&mut |_, _| {}).unwrap();
+                engine.wipe(WipeOptions::default(), &mut |_, _| {}).unwrap();
             }
         }
         Deed::RollBack | Deed::RollBackFromVault => {

@@ -235,6 +235,7 @@ impl App {
             reading: crate::migrate::Reading::default(),
             exclude: Vec::new(),
             keep_originals: false,
+            wipe_agreed: false,
             commands: Commands::default(),
             accept_damage: false,
         }

@@ -8,13 +8,23 @@ use super::error::{Error, Result};
 use super::journal::{Journal, MigrationId};
 use super::operations::exists;
 use super::place::{
-    self, Place, SourceLock, VaultLock, is_at, leave_marker, migrations, refuse_covered,
-    remove_marker,
+    self, Place, SourceLock, VaultLock, leave_marker, migrations, refuse_covered, remove_marker,
 };
 use super::plan::{Plan, Request};
 use super::record::{Begun, Phase, Record, State, SwitchMode};
 use super::survey::SurveyOptions;
+use super::verify::StoreReport;
 use crate::tree::{EntryKind, LocalTree, Patterns, TreePath};
+
+/// Whose tree is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The originals: what the user excludes stays out of sight.
+    Source,
+    /// The vault, or what comes back from it: all of it counts. What an app writes there under an
+    /// excluded name has no other place.
+    Vault,
+}
 
 /// One migration under way, with the right to work on it.
 pub struct Engine<'a> {
@@ -22,6 +32,7 @@ pub struct Engine<'a> {
     pub(super) place: Place,
     pub(super) journal: Journal,
     pub(super) patterns: Patterns,
+    pub(super) store_reports: Vec<StoreReport>,
     _vault_lock: VaultLock,
     _source_lock: Option<SourceLock>,
 }
@@ -78,6 +89,7 @@ impl<'a> Engine<'a> {
             sets: request.sets.clone(),
             reading: request.reading.clone(),
             keep_originals: request.keep_originals,
+            wipe_agreed: request.wipe_agreed,
             accept_damage: request.accept_damage,
             commands: request.commands.clone(),
         };
@@ -103,6 +115,7 @@ impl<'a> Engine<'a> {
             place,
             journal,
             patterns,
+            store_reports: Vec::new(),
             _vault_lock: vault_lock,
             _source_lock: Some(source_lock),
         })
@@ -117,6 +130,8 @@ impl<'a> Engine<'a> {
         let vault_lock = VaultLock::take(&vault, &environment.hands)?;
         let id = find(&vault, id)?;
         let place = Place::new(&vault, id);
+        // What a killed run left of a check in memory.
+        crate::stores::remove_leftovers();
         let journal = Journal::open(
             place.open()?,
             place.directory(),
@@ -130,6 +145,7 @@ impl<'a> Engine<'a> {
             place,
             journal,
             patterns,
+            store_reports: Vec::new(),
             _vault_lock: vault_lock,
             _source_lock: None,
         };
@@ -207,13 +223,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// When that cannot be told.
     pub fn find_originals(&self) -> Result<Option<PathBuf>> {
-        let begun = &self.state().begun;
-        for path in [begun.source.as_path().to_owned(), self.aside()] {
-            if is_at(begun.identity, &path)? {
-                return Ok(Some(path));
-            }
-        }
-        Ok(None)
+        super::status::find(&self.state().begun, self.journal.id())
     }
 
     /// The originals' path, which must be there.
@@ -221,6 +231,12 @@ impl<'a> Engine<'a> {
         self.find_originals()?.ok_or_else(|| Error::SourceGone {
             path: self.state().begun.source.as_path().to_owned(),
         })
+    }
+
+    /// Where the tree at the source's path is for a moment, on a filesystem that cannot exchange
+    /// two names.
+    pub(super) fn away(&self) -> PathBuf {
+        super::status::away(self.state().begun.source.as_path(), self.journal.id())
     }
 
     /// Where the originals go when they leave their path.
@@ -236,19 +252,20 @@ impl<'a> Engine<'a> {
         )
     }
 
-    /// What a walk of the source leaves out: what the user named, and sockets, which are nothing
-    /// without the process that listens.
-    pub(super) fn excludes(&self, path: &TreePath, kind: EntryKind) -> bool {
-        kind == EntryKind::Socket || self.patterns.matches(path, kind)
+    /// What a walk leaves out: sockets, which are nothing without the process that listens, and of
+    /// the source what the user named.
+    pub(super) fn excludes(&self, side: Side, path: &TreePath, kind: EntryKind) -> bool {
+        kind == EntryKind::Socket || (side == Side::Source && self.patterns.matches(path, kind))
     }
 
-    /// Runs `work` with the options of a survey of the source.
+    /// Runs `work` with the options of a survey of that side.
     pub(super) fn with_survey<T>(
         &self,
+        side: Side,
         hash: bool,
         work: impl FnOnce(&SurveyOptions<'_>) -> Result<T>,
     ) -> Result<T> {
-        let exclude = |path: &TreePath, kind| self.excludes(path, kind);
+        let exclude = |path: &TreePath, kind| self.excludes(side, path, kind);
         work(&SurveyOptions {
             jobs: self.environment.threads().get(),
             hash,
@@ -271,6 +288,7 @@ impl<'a> Engine<'a> {
             reading: begun.reading.clone(),
             exclude: begun.exclude.clone(),
             keep_originals: begun.keep_originals,
+            wipe_agreed: begun.wipe_agreed,
             commands: begun.commands.clone(),
             accept_damage: begun.accept_damage,
         }

@@ -83,7 +83,10 @@ pub struct Environment<'a> {
 
 impl Environment<'_> {
     pub(super) fn threads(&self) -> NonZeroUsize {
-        self.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+        /// More help no disk, and each takes a buffer.
+        const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
+        let threads = self.jobs.or_else(|| std::thread::available_parallelism().ok());
+        threads.unwrap_or(NonZeroUsize::MIN).min(MOST)
     }
 
     pub(super) fn current_mount(&self) -> Result<Option<Mount>> {

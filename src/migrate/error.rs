@@ -81,6 +81,17 @@ pub enum Error {
         /// What was edited.
         diff: String,
     },
+    /// Values that the migration had edited were edited by somebody else since.
+    #[error("{} was edited by somebody else since, at {}, and is left as it is:\n{diff}",
+        .file.display(), .keys.join(", "))]
+    ConfigConflict {
+        /// The file.
+        file: PathBuf,
+        /// The keys of those values.
+        keys: Vec<String>,
+        /// From the file as the migration left it to the file as it is.
+        diff: String,
+    },
     /// Another process is at it.
     #[error("{owner} is working on {} right now", .path.display())]
     Running {

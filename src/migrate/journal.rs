@@ -109,6 +109,7 @@ pub struct Journal {
     id: MigrationId,
     records: Vec<Record>,
     state: State,
+    limit: u64,
 }
 
 impl Journal {
@@ -143,6 +144,7 @@ impl Journal {
             id,
             records,
             state,
+            limit: LIMIT,
         };
         journal.write(&journal.records, journal.state.phase)?;
         Ok(journal)
@@ -188,7 +190,7 @@ impl Journal {
         let state = State::from_records(&records)
             .filter(|state| state.phase == header.phase)
             .ok_or_else(|| damaged("its records do not follow each other"))?;
-        Ok(Self { directory, path, hands, key, vault, id, records, state })
+        Ok(Self { directory, path, hands, key, vault, id, records, state, limit: LIMIT })
     }
 
     /// Adds a record; durable when this returns.
@@ -243,6 +245,10 @@ impl Journal {
         bytes.extend_from_slice(&nonce_bytes);
         bytes.extend_from_slice(&cipher);
         bytes.extend_from_slice(&tag);
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > self.limit {
+            // It could not be read again.
+            return Err(failed(io::Error::from_raw_os_error(libc::EFBIG)));
+        }
         self.hands.perform(Change::Journal, &self.path, || self.replace(&bytes).map_err(failed))
     }
 

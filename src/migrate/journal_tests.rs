@@ -25,6 +25,7 @@ fn begun() -> Begun {
         sets: Vec::new(),
         reading: crate::migrate::Reading::default(),
         keep_originals: false,
+        wipe_agreed: true,
         accept_damage: false,
         commands: Commands::default(),
     }
@@ -202,4 +203,24 @@ fn no_order_of_records_wipes_what_was_not_verified() {
         }
     });
     assert!(reached.into_inner(), "the property was tried on a wipe");
+}
+
+/// What could not be read again is not written.
+#[test]
+fn a_journal_that_grows_too_large_stays_as_it_was() {
+    let fixture = Fixture::new();
+    let mut journal = fixture.create().unwrap();
+    journal.limit = 4096;
+    let path = PathBuf::from("/".repeat(5000));
+    journal.append(Record::RollingBack(Origin::Originals)).unwrap();
+    let restored = crate::migrate::record::Restored {
+        path: crate::migrate::record::StoredPath(path),
+        identity: Identity { inode: 1, born: None },
+        ledger: ledger(),
+    };
+    let refused = journal.append(Record::Restored(restored));
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    assert!(journal.state().restored.is_none());
+    drop(journal);
+    assert_eq!(fixture.open().unwrap().state().phase, Phase::RollingBack);
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rand::Rng as _;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, Stat};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ledger::LedgerEntry;
 use super::survey::Observer;
@@ -14,6 +15,26 @@ use crate::tree::EntryKind;
 
 /// Names that a wipe gives to what it is about to destroy.
 pub(super) const PREFIX: &[u8] = b".strongroom-wipe-";
+
+/// Lets this process open as many files as it may, as long as this lives: a wipe holds a directory
+/// open for each level that it is below the root.
+pub(super) struct ManyFiles(Rlimit);
+
+impl ManyFiles {
+    pub(super) fn allow() -> Self {
+        let before = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+        // Where this fails, trees of ordinary depth are no trouble.
+        let _ = setrlimit(Resource::Nofile, raised);
+        Self(before)
+    }
+}
+
+impl Drop for ManyFiles {
+    fn drop(&mut self) {
+        let _ = setrlimit(Resource::Nofile, self.0);
+    }
+}
 
 /// Renames to a name of ours, never over something.
 pub(super) fn take(

@@ -43,6 +43,8 @@ pub struct Request {
     pub exclude: Vec<String>,
     /// Leave the originals aside instead of wiping them.
     pub keep_originals: bool,
+    /// The wipe is agreed to already.
+    pub wipe_agreed: bool,
     /// The app's commands.
     pub commands: Commands,
     /// Go on although a store is damaged already.

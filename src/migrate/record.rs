@@ -152,6 +152,9 @@ pub struct Begun {
     pub reading: Reading,
     /// Leave the originals aside instead of wiping them.
     pub keep_originals: bool,
+    /// The wipe was agreed to beforehand.
+    #[serde(default)]
+    pub wipe_agreed: bool,
     /// Go on although a store is damaged already.
     #[serde(default)]
     pub accept_damage: bool,
@@ -259,6 +262,9 @@ pub enum Record {
     /// The originals at this path are about to be destroyed: they were unchanged since they were
     /// verified.
     Wiping(StoredPath),
+    /// Everything in the originals' directory that may go is gone; the directory itself is about
+    /// to be removed.
+    Emptied,
     /// The originals are gone as far as this disk allows.
     Wiped,
     /// The originals are at this path, for a later wipe.
@@ -267,6 +273,8 @@ pub enum Record {
     RollingBack(Origin),
     /// What was written to the vault since the migration may be lost.
     Discarding,
+    /// The directory of the tree to come back was made; the tree is about to be written.
+    Restoring(Identity),
     /// The tree to come back is complete and was verified.
     Restored(Restored),
     /// Everything is as it was before.
@@ -354,10 +362,14 @@ pub struct State {
     pub switched: bool,
     /// Where the originals are or were wiped.
     pub wiping: Option<StoredPath>,
+    /// Whether all of them that may go is gone.
+    pub emptied: bool,
     /// Where a rollback takes the data from.
     pub origin: Option<Origin>,
     /// Whether what was written to the vault since the migration may be lost.
     pub discards: bool,
+    /// The directory in which the tree to come back is being made.
+    pub restoring: Option<Identity>,
     /// The tree to come back.
     pub restored: Option<Restored>,
 }
@@ -378,8 +390,10 @@ impl State {
             switching: None,
             switched: false,
             wiping: None,
+            emptied: false,
             origin: None,
             discards: false,
+            restoring: None,
             restored: None,
         };
         records.try_for_each(|record| state.apply(record)).map(|()| state)
@@ -402,10 +416,13 @@ impl State {
             Record::Switched => (from == P::Switching, P::Switched),
             Record::Accepted => (from == P::Switched, P::Accepted),
             Record::Wiping(_) => (matches!(from, P::Accepted | P::Kept), P::Wiping),
+            Record::Emptied => (from == P::Wiping, P::Wiping),
             Record::Wiped => (from == P::Wiping, P::Finished),
             Record::Kept(_) => (from == P::Accepted, P::Kept),
             Record::RollingBack(_) => (from != P::RolledBack, P::RollingBack),
-            Record::Discarding | Record::Restored(_) => (from == P::RollingBack, P::RollingBack),
+            Record::Discarding | Record::Restoring(_) | Record::Restored(_) => {
+                (from == P::RollingBack, P::RollingBack)
+            }
             Record::RolledBack => (from == P::RollingBack, P::RolledBack),
         };
         if !allowed {
@@ -426,6 +443,7 @@ impl State {
             Record::Switching(switching) => self.switching = Some(switching.clone()),
             Record::Switched => self.switched = true,
             Record::Wiping(root) => self.wiping = Some(root.clone()),
+            Record::Emptied => self.emptied = true,
             Record::RollingBack(origin) => {
                 // Another origin starts the restoring again.
                 self.origin = Some(*origin);
@@ -433,6 +451,7 @@ impl State {
                 self.restored = None;
             }
             Record::Discarding => self.discards = true,
+            Record::Restoring(identity) => self.restoring = Some(*identity),
             Record::Restored(restored) => self.restored = Some(restored.clone()),
             Record::Begun(_)
             | Record::Copied

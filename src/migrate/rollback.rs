@@ -5,17 +5,17 @@
 use std::path::{Path, PathBuf};
 
 use super::config::{self, TakenBack};
-use super::engine::{Engine, local};
+use super::engine::{Engine, Side, local};
 use super::environment::MountAccess;
 use super::error::{Error, Result};
 use super::ledger::{self, LedgerReader};
 use super::operations::sibling;
 use super::place::{identify, is_at};
-use super::record::{LedgerReference, Origin, Phase, Record, Restored, StoredPath, SwitchMode};
+use super::put_back::Rest;
+use super::record::{LedgerReference, Origin, Phase, Record, Restored, StoredPath};
 use super::survey::{Stage, TreeProgress};
 use super::switch::present;
 use super::watched::WatchedTree;
-use super::wipe::Wipe;
 use crate::tree::{
     self, Comparison, CopyOptions, Difference, EntryKind, Mismatch, TreePath, TreeReader,
 };
@@ -47,8 +47,13 @@ pub struct RolledBack {
     pub source: StoredPath,
     /// Configuration files from which only our own edits were taken, since somebody edited them.
     pub edited_since: Vec<StoredPath>,
-    /// Where files were left that are neither in the vault nor excluded.
+    /// Where files of the originals were left that did not come back: they were changed after they
+    /// were verified, or something else has their place now.
     pub leftover: Option<StoredPath>,
+    /// Where the complete originals are aside, where the data came from elsewhere.
+    pub originals: Option<StoredPath>,
+    /// Where something is now that somebody had put in the data's place.
+    pub found: Vec<StoredPath>,
 }
 
 impl Engine<'_> {
@@ -65,6 +70,8 @@ impl Engine<'_> {
                 source: self.state().begun.source.clone(),
                 edited_since: Vec::new(),
                 leftover: None,
+                originals: None,
+                found: Vec::new(),
             });
         }
         let mut origin = self.choose_origin(options)?;
@@ -77,6 +84,12 @@ impl Engine<'_> {
         }
         if origin == Origin::Vault && self.restored_is_stale()? {
             self.journal.append(Record::RollingBack(origin))?;
+        }
+        // Nothing is taken back by halves for a file that is in the way.
+        for edit in self.state().switching.iter().flat_map(|switching| &switching.edits) {
+            if edit.inside.is_none() {
+                config::try_take_back(edit)?;
+            }
         }
         self.begin_rollback(origin)?;
         let discards = options.discard_changes && options.from == Some(From::Snapshot);
@@ -148,7 +161,7 @@ impl Engine<'_> {
         let mount = environment.mount(&self.private_mount_point()?, MountAccess::ReadOnly)?;
         let key = environment.vault.migration_key();
         let compared = LedgerReader::open(&self.place.restored_ledger(), key, &restored.ledger)
-            .and_then(|ledger| self.compare(&local(&mount.content)?, ledger));
+            .and_then(|ledger| self.compare(Side::Vault, &local(&mount.content)?, ledger));
         environment.unmount()?;
         Ok(!compared?.is_equal())
     }
@@ -173,7 +186,7 @@ impl Engine<'_> {
             None => self.environment.mount(&self.private_mount_point()?, MountAccess::ReadOnly)?,
         };
         let compared = local(&mount.content)
-            .and_then(|vault| self.compare(&vault, self.source_ledger()?))
+            .and_then(|vault| self.compare(Side::Vault, &vault, self.source_ledger()?))
             .map(|found| self.leave_out_expected(&mount.content, found));
         if current.is_none() {
             self.environment.unmount()?;
@@ -231,10 +244,10 @@ impl Engine<'_> {
                 )),
             }
         }
-        let leftover = match origin {
+        let rest = match origin {
             Origin::Originals => {
                 self.put_originals_back()?;
-                None
+                Rest::default()
             }
             Origin::Snapshot | Origin::Vault => self.put_restored_in_place()?,
         };
@@ -246,63 +259,18 @@ impl Engine<'_> {
         {
             self.environment.observer.note(&format!("the data are back, but {error}"));
         }
-        let source = self.state().begun.source.clone();
-        Ok(RolledBack { origin, source, edited_since, leftover: leftover.map(StoredPath) })
-    }
-
-    /// Brings the originals from where they are aside.
-    fn put_originals_back(&self) -> Result<()> {
-        let source = self.state().begun.source.as_path();
-        let originals = self.originals()?;
-        if originals != source {
-            self.put(&originals, source)?;
-        }
-        // What stood in their place.
-        if self.state().begun.mode != SwitchMode::Repoint {
-            self.discard_stand_in(&self.aside())?;
-        }
-        // What a rollback from elsewhere had begun to make: a copy in plain that nobody needs.
-        let target = self.restore_target();
-        if present(&target)? && !is_at(self.state().begun.identity, &target)? {
-            self.remove_tree(&target)?;
-        }
-        if self.state().source.is_some() {
-            let changed = self.source_changes()?;
-            if changed.count > 0 {
-                self.environment.observer.note(&format!(
-                    "{} entries of the originals were changed since they were read",
-                    changed.count
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings `from` to the source's path; what is there takes its place, if anything is.
-    fn put(&self, from: &Path, source: &Path) -> Result<()> {
-        let hands = &self.environment.hands;
-        if !present(source)? {
-            return hands.rename(from, source);
-        }
-        // A stand-in directory is immutable under its mount.
-        if source.symlink_metadata().is_ok_and(|stat| stat.is_dir()) {
-            hands.set_immutable(source, false)?;
-        }
-        match hands.exchange(from, source) {
-            Err(Error::Io { source: error, .. })
-                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
-            {
-                let away = sibling(source, ".", &format!(".leftover-{}", self.journal.id()));
-                hands.rename(source, &away)?;
-                hands.rename(from, source)?;
-                hands.rename(&away, from)
-            }
-            outcome => outcome,
-        }
+        Ok(RolledBack {
+            origin,
+            source: self.state().begun.source.clone(),
+            edited_since,
+            leftover: rest.leftover.map(StoredPath),
+            originals: rest.originals.map(StoredPath),
+            found: self.found()?.into_iter().map(StoredPath).collect(),
+        })
     }
 
     /// Where the tree that comes back is made.
-    fn restore_target(&self) -> PathBuf {
+    pub(super) fn restore_target(&self) -> PathBuf {
         sibling(
             self.state().begun.source.as_path(),
             ".",
@@ -317,12 +285,19 @@ impl Engine<'_> {
         self.environment.unmount()?;
         if present(&target)? {
             // What is left of the originals may bear this name, where another tree took their place.
-            if is_at(self.state().begun.identity, &target)? {
+            // A directory made here may have got the inode of originals that are gone.
+            let ours = match self.state().restoring {
+                Some(identity) => is_at(identity, &target)?,
+                None => false,
+            };
+            if !ours && is_at(self.state().begun.identity, &target)? {
                 return Err(Error::BackAlready { origin });
             }
             self.remove_tree(&target)?;
         }
         self.environment.hands.make_directory(&target, 0o700)?;
+        let made = identify(&target).map_err(|error| Error::io("inspect", &target, error))?;
+        self.journal.append(Record::Restoring(made))?;
         let reference = match origin {
             Origin::Vault => self.restore_from_vault(&target)?,
             Origin::Snapshot | Origin::Originals => {
@@ -344,8 +319,9 @@ impl Engine<'_> {
         let key = environment.vault.migration_key();
         let ledger = self.place.restored_ledger();
         let written = local(&mount.content).and_then(|vault| {
-            let reference =
-                self.with_survey(true, |options| ledger::write(&ledger, key, &vault, options))?;
+            let reference = self.with_survey(Side::Vault, true, |options| {
+                ledger::write(&ledger, key, &vault, options)
+            })?;
             self.copy_back(&vault, target)?;
             Ok(reference)
         });
@@ -356,8 +332,21 @@ impl Engine<'_> {
         for edit in self.state().switching.iter().flat_map(|switching| &switching.edits) {
             if let Some(inside) = &edit.inside {
                 let path = target.join(inside.as_path());
-                if present(&path)? {
-                    config::take_back_at(&environment.hands, edit, &path)?;
+                if !present(&path)? {
+                    continue;
+                }
+                match config::take_back_at(&environment.hands, edit, &path) {
+                    // It comes back as it is: what somebody wrote there is theirs to keep.
+                    Err(Error::ConfigConflict { keys, .. }) => {
+                        environment.observer.note(&format!(
+                            "{inside} was edited by somebody else since, at {}, and comes back as \
+                             it is",
+                            keys.join(", ")
+                        ));
+                    }
+                    outcome => {
+                        outcome?;
+                    }
                 }
             }
         }
@@ -368,7 +357,7 @@ impl Engine<'_> {
         let environment = &self.environment;
         let tree = local(target)?;
         let tree = WatchedTree { tree: &tree, hands: &environment.hands };
-        let exclude = |path: &TreePath, kind: EntryKind| self.excludes(path, kind);
+        let exclude = |path: &TreePath, kind: EntryKind| self.excludes(Side::Vault, path, kind);
         let options = CopyOptions {
             exclude: &exclude,
             jobs: Some(environment.threads()),
@@ -383,88 +372,15 @@ impl Engine<'_> {
     fn verify_restored(&self, target: &Path, ledger: LedgerReader) -> Result<()> {
         super::caches::drop(target);
         self.environment.observer.stage(Stage::VerifyRestored, self.source_totals());
-        let found = self.compare(&local(target)?, ledger)?;
+        let found = self.compare(Side::Vault, &local(target)?, ledger)?;
         if found.is_equal() {
             return Ok(());
         }
         Err(Error::Mismatch { of: "what came back", found: Box::new(found) })
     }
 
-    /// Brings the restored tree to the source's path. What is left there of the originals is
-    /// sorted out: what is excluded from the migration comes along, what was verified goes, what
-    /// is neither stays beside it, and its path is returned.
-    fn put_restored_in_place(&self) -> Result<Option<PathBuf>> {
-        let Some(restored) = self.state().restored.clone() else {
-            return Err(Error::State { what: "nothing was restored", phase: self.state().phase });
-        };
-        let begun = &self.state().begun;
-        let (source, target) = (begun.source.as_path(), restored.path.as_path());
-        if !is_at(restored.identity, source)? {
-            self.put(target, source)?;
-        }
-        // Where the originals were renamed aside, a stand-in has now the target's name.
-        if !is_at(begun.identity, target)? {
-            self.discard_stand_in(target)?;
-        }
-        for rest in [target.to_owned(), self.aside()] {
-            if is_at(begun.identity, &rest)? {
-                return self.sort_out(&rest, source);
-            }
-        }
-        Ok(None)
-    }
-
-    fn sort_out(&self, rest: &Path, source: &Path) -> Result<Option<PathBuf>> {
-        self.bring_excluded(rest, source)?;
-        let wipe = Wipe {
-            hands: &self.environment.hands,
-            observer: self.environment.observer,
-            root: rest.to_owned(),
-            // Its content is back as plaintext anyway: removing the names is enough.
-            wipeability: super::disk::Wipeability::Never,
-            sink: &mut |_, _| {},
-        };
-        wipe.run(&|| self.source_ledger())?;
-        Ok(present(rest)?.then(|| rest.to_owned()))
-    }
-
-    /// Moves what the migration left out from the rest of the originals into the restored tree.
-    fn bring_excluded(&self, rest: &Path, source: &Path) -> Result<()> {
-        let left = local(rest)?;
-        let excluded = std::sync::Mutex::new(Vec::new());
-        let exclude = |path: &TreePath, kind: EntryKind| {
-            let out = self.patterns.matches(path, kind);
-            if out && let Ok(mut excluded) = excluded.lock() {
-                excluded.push(path.clone());
-            }
-            out
-        };
-        for entry in left.walk(&exclude)? {
-            entry?;
-        }
-        for path in excluded.into_inner().unwrap_or_default() {
-            let to = source.join(path.as_path());
-            let parent = super::operations::parent_of(&to);
-            if parent.is_dir() && !present(&to)? {
-                match self.environment.hands.rename(&rest.join(path.as_path()), &to) {
-                    // Something is mounted there.
-                    Err(Error::Io { path, source, .. })
-                        if source.kind() == std::io::ErrorKind::ResourceBusy =>
-                    {
-                        self.environment.observer.note(&format!(
-                            "something is mounted on {}, which therefore stays there",
-                            path.display()
-                        ));
-                    }
-                    outcome => outcome?,
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a tree that this migration made.
-    fn remove_tree(&self, root: &Path) -> Result<()> {
+    pub(super) fn remove_tree(&self, root: &Path) -> Result<()> {
         let tree = local(root)?;
         let tree = WatchedTree { tree: &tree, hands: &self.environment.hands };
         tree::TreeWriter::remove(&tree, &TreePath::root())?;

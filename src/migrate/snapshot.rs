@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::engine::{Engine, local};
+use super::engine::{Engine, Side, local};
 use super::error::{Error, Result};
 use super::operations::Change;
 use super::record::{Record, Snapshot, StoredPath};
@@ -77,7 +77,7 @@ impl Engine<'_> {
         let begun = &self.state().begun;
         environment.observer.stage(Stage::Snapshot, self.source_totals());
         let source = local(&self.originals()?)?;
-        let exclude = |path: &TreePath, kind: EntryKind| self.excludes(path, kind);
+        let exclude = |path: &TreePath, kind: EntryKind| self.excludes(Side::Source, path, kind);
         let mut sections =
             vec![Section { name: SectionName::data(), reader: &source, exclude: &exclude }];
         // A file's directory is its tree, all else left out.
@@ -158,9 +158,19 @@ impl Engine<'_> {
 
     /// Whether the snapshot is still there.
     pub(super) fn has_snapshot(&self) -> bool {
-        self.state().snapshot.as_ref().is_some_and(|snapshot| {
-            snapshot.path.as_path().metadata().is_ok_and(|stat| stat.len() == snapshot.bytes)
-        })
+        self.state()
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| self.find_snapshot(snapshot).is_some())
+    }
+
+    /// Where the snapshot is: at its path, or in the vault's directory, which may have been moved.
+    fn find_snapshot(&self, snapshot: &Snapshot) -> Option<PathBuf> {
+        let path = snapshot.path.as_path();
+        let moved = self.place.directory().join(path.file_name().unwrap_or_default());
+        [path.to_owned(), moved]
+            .into_iter()
+            .find(|path| path.metadata().is_ok_and(|stat| stat.len() == snapshot.bytes))
     }
 
     /// Refuses to destroy the originals without the snapshot that a rollback would need.
@@ -178,7 +188,8 @@ impl Engine<'_> {
         let Some(snapshot) = &self.state().snapshot else {
             return Err(Error::State { what: "there is no snapshot", phase: self.state().phase });
         };
-        let reader = ArchiveReader::open(snapshot.path.as_path(), &self.keyring())?;
+        let path = self.find_snapshot(snapshot).unwrap_or_else(|| snapshot.path.0.clone());
+        let reader = ArchiveReader::open(&path, &self.keyring())?;
         let environment = &self.environment;
         environment.observer.stage(Stage::Restore, self.source_totals());
         let tree = local(target)?;

@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 use super::journal::{Journal, MigrationId, VaultId};
 use super::operations::{Hands, Unwatched, sibling};
 use super::place::{Place, is_at, migrations};
-use super::record::{Phase, State, StoredPath, SwitchMode};
+use super::record::{Begun, Phase, State, StoredPath, SwitchMode};
 use crate::crypto::MigrationKey;
 
 /// What is known of a migration without a key.
@@ -95,7 +95,7 @@ impl Status {
     /// When it cannot be told where the originals are.
     pub fn new(state: &State, id: MigrationId) -> Result<Self> {
         let begun = &state.begun;
-        let originals = find(state, id)?;
+        let originals = find(begun, id)?;
         Ok(Self {
             id: id.to_string(),
             phase: state.phase,
@@ -158,11 +158,11 @@ impl Status {
     }
 }
 
-/// Where the originals are: at their path or aside.
-fn find(state: &State, id: MigrationId) -> Result<Option<PathBuf>> {
-    let source = state.begun.source.as_path();
-    for path in [source.to_owned(), aside(source, id)] {
-        if is_at(state.begun.identity, &path)? {
+/// Where the originals are: at their path, aside, or away.
+pub(super) fn find(begun: &Begun, id: MigrationId) -> Result<Option<PathBuf>> {
+    let source = begun.source.as_path();
+    for path in [source.to_owned(), aside(source, id), away(source, id)] {
+        if is_at(begun.identity, &path)? {
             return Ok(Some(path));
         }
     }
@@ -172,6 +172,11 @@ fn find(state: &State, id: MigrationId) -> Result<Option<PathBuf>> {
 /// Where the originals of a migration go when they leave their path.
 pub(super) fn aside(source: &Path, id: MigrationId) -> PathBuf {
     sibling(source, "", &format!(".originals-{id}"))
+}
+
+/// Where a tree is for a moment while two names are exchanged in three steps.
+pub(super) fn away(source: &Path, id: MigrationId) -> PathBuf {
+    sibling(source, ".", &format!(".leftover-{id}"))
 }
 
 /// The newest migration that is not finished, or the newest of all.

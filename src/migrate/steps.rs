@@ -1,12 +1,13 @@
 //! The steps that change nothing of the user's: reading the source, the copy, its verification.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::blocker::Blocker;
 use super::command;
-use super::engine::{Engine, local};
+use super::engine::{Engine, Side, local};
 use super::environment::{Mount, MountAccess};
 use super::error::{Error, Result};
 use super::ledger::{self, Changed, LedgerReader};
@@ -14,8 +15,9 @@ use super::operations::Change;
 use super::plan::leaves_out;
 use super::record::{LedgerReference, Record};
 use super::survey::{Stage, Totals, TreeProgress};
+use super::verify::StoreReport;
 use super::watched::WatchedTree;
-use crate::stores::{self, CheckOptions, Component, Outcome};
+use crate::stores::{self, CheckOptions, CheckReport, Component, Outcome};
 use crate::tree::{
     self, CompareOptions, Comparison, CopyOptions, Difference, Digest, Durability, Entry, Mismatch,
     TreePath, TreeReader, TreeWriter,
@@ -38,29 +40,38 @@ impl Engine<'_> {
             command::run(&self.environment.hands, "stop", &stop)?;
         }
         self.refuse_open_files(&source)?;
+        // Before the list is made: a check may move the change time of a log.
+        observer.stage(Stage::Check, None);
+        self.check_source(&source)?;
         observer.stage(Stage::Survey, None);
         let key = self.environment.vault.migration_key();
         let path = self.place.source_ledger();
         let tree = local(&source)?;
-        let reference =
-            self.with_survey(true, |options| ledger::write(&path, key, &tree, options))?;
-        let accept = self.state().begun.accept_damage;
-        observer.stage(Stage::Check, None);
-        for (component, report) in self.check_stores(&source)? {
-            if report.outcome != Outcome::Damaged {
-                continue;
-            }
-            let findings = report.findings;
-            if !accept {
-                return Err(Error::StoreDamaged { component: Box::new(component), findings });
-            }
-            observer.note(&format!(
-                "{} {} is damaged and is copied as it is",
-                component.kind,
-                component.path.display()
-            ));
-        }
+        let reference = self
+            .with_survey(Side::Source, true, |options| ledger::write(&path, key, &tree, options))?;
         self.journal.append(Record::Surveyed(reference))
+    }
+
+    /// Checks the stores of the source, and tells what the checks found or could not look at.
+    fn check_source(&mut self, source: &Path) -> Result<()> {
+        let accept = self.state().begun.accept_damage;
+        let reports = self.check_stores(Side::Source, source)?;
+        for StoreReport { component, report } in &reports {
+            if report.outcome == Outcome::Damaged && !accept {
+                let (component, findings) = (Box::new(component.clone()), report.findings.clone());
+                return Err(Error::StoreDamaged { component, findings });
+            }
+            if let Some(text) = remark(component, report) {
+                self.environment.observer.note(&text);
+            }
+        }
+        self.store_reports = reports;
+        Ok(())
+    }
+
+    /// What the checks of the source's stores said, where this run made them.
+    pub fn store_reports(&self) -> &[StoreReport] {
+        &self.store_reports
     }
 
     /// Refuses while a process holds a file of the source, the app's last breaths aside.
@@ -88,20 +99,18 @@ impl Engine<'_> {
     }
 
     /// Every store's own check.
-    pub(super) fn check_stores(
-        &self,
-        root: &Path,
-    ) -> Result<Vec<(Component, stores::CheckReport)>> {
+    pub(super) fn check_stores(&self, side: Side, root: &Path) -> Result<Vec<StoreReport>> {
+        let accept = self.state().begun.accept_damage;
+        let left_out = |path: &Path| side == Side::Source && leaves_out(&self.patterns, path);
         let scan = stores::scan(root).map_err(Error::Store)?;
         for error in scan.unreadable {
             let path = error.path().strip_prefix(root).unwrap_or(error.path());
-            if leaves_out(&self.patterns, path)
-                || error.io_kind() == Some(std::io::ErrorKind::NotFound)
-            {
+            if left_out(path) || error.io_kind() == Some(ErrorKind::NotFound) {
                 continue;
             }
-            // What cannot be looked at may be a store that is damaged.
-            if !self.state().begun.accept_damage {
+            // What cannot be looked at may be a store that is damaged. What lies too deep for a
+            // path is no store that an app could open.
+            if !accept && error.io_kind() != Some(ErrorKind::InvalidFilename) {
                 return Err(Error::Store(error));
             }
             self.environment.observer.note(&error.to_string());
@@ -109,12 +118,14 @@ impl Engine<'_> {
         let mut reports = Vec::new();
         for component in scan.components {
             self.environment.observer.check()?;
-            if leaves_out(&self.patterns, &component.path) {
+            if left_out(&component.path) {
                 continue;
             }
-            let report =
-                stores::check(root, &component, &CheckOptions::default()).map_err(Error::Store)?;
-            reports.push((component, report));
+            let report = match stores::check(root, &component, &CheckOptions::default()) {
+                Err(error) if accept => CheckReport::not_checked(error.to_string()),
+                checked => checked.map_err(Error::Store)?,
+            };
+            reports.push(StoreReport { component, report });
         }
         Ok(reports)
     }
@@ -136,7 +147,7 @@ impl Engine<'_> {
     pub(super) fn source_changes(&self) -> Result<Changed> {
         let source = local(&self.originals()?)?;
         let ledger = self.source_ledger()?;
-        self.with_survey(false, |options| ledger::changes(ledger, &source, options))
+        self.with_survey(Side::Source, false, |options| ledger::changes(ledger, &source, options))
     }
 
     /// Refuses when the originals changed since they were read.
@@ -177,7 +188,7 @@ impl Engine<'_> {
         // The clean unmount that follows makes all of it durable, at one go.
         let target = local(&mount.content)?.with_durability(Durability::Filesystem);
         let target = WatchedTree { tree: &target, hands: &environment.hands };
-        let exclude = |path: &TreePath, kind| self.excludes(path, kind);
+        let exclude = |path: &TreePath, kind| self.excludes(Side::Source, path, kind);
         // What an earlier run completed has its size and times; verification reads it anyway, so
         // no digest is needed here.
         let copied_before = |entry: &Entry| {
@@ -223,7 +234,7 @@ impl Engine<'_> {
         self.environment.observer.stage(Stage::VerifySource, self.source_totals());
         let source = self.originals()?;
         super::caches::drop(&source);
-        let read = self.compare(&local(&source)?, self.source_ledger()?)?;
+        let read = self.compare(Side::Source, &local(&source)?, self.source_ledger()?)?;
         if !read.is_equal() {
             let count = read.total_differences;
             let paths = read.differences.into_iter().map(|found| found.path).collect();
@@ -265,7 +276,7 @@ impl Engine<'_> {
         self.environment.observer.stage(Stage::VerifyVault, self.source_totals());
         let compared = self
             .source_ledger()
-            .and_then(|ledger| self.compare(&local(&mount.content)?, ledger))
+            .and_then(|ledger| self.compare(Side::Vault, &local(&mount.content)?, ledger))
             .and_then(|found| {
                 if found.is_equal() {
                     self.refuse_damaged_stores(&mount.content)?;
@@ -280,11 +291,11 @@ impl Engine<'_> {
     fn refuse_damaged_stores(&self, root: &Path) -> Result<()> {
         self.environment.observer.stage(Stage::Check, None);
         let damaged = self
-            .check_stores(root)?
+            .check_stores(Side::Vault, root)?
             .into_iter()
-            .find(|(_, report)| report.outcome == Outcome::Damaged);
+            .find(|store| store.report.outcome == Outcome::Damaged);
         match damaged {
-            Some((component, report)) if !self.state().begun.accept_damage => {
+            Some(StoreReport { component, report }) if !self.state().begun.accept_damage => {
                 let findings = report.findings;
                 Err(Error::StoreDamaged { component: Box::new(component), findings })
             }
@@ -292,14 +303,15 @@ impl Engine<'_> {
         }
     }
 
-    /// Reads a tree and compares it with a ledger.
+    /// Reads a tree of that side and compares it with a ledger.
     pub(super) fn compare(
         &self,
+        side: Side,
         tree: &dyn TreeReader,
         ledger: LedgerReader,
     ) -> Result<Comparison> {
         let environment = &self.environment;
-        let exclude = |path: &TreePath, kind| self.excludes(path, kind);
+        let exclude = |path: &TreePath, kind| self.excludes(side, path, kind);
         let options = CompareOptions {
             exclude: &exclude,
             jobs: Some(environment.threads()),
@@ -309,6 +321,22 @@ impl Engine<'_> {
             ..CompareOptions::default()
         };
         Ok(tree::compare_manifest(ledger, tree, &options)?)
+    }
+}
+
+/// What a person should know of a store's check; nothing of a sound one.
+fn remark(component: &Component, report: &CheckReport) -> Option<String> {
+    let store = format!("{} {}", component.kind, component.path.display());
+    let first = report.findings.first().map(String::as_str);
+    let more = match report.findings.len() {
+        0 | 1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    let why = format!("{}{more}", first.unwrap_or("no reason is given"));
+    match report.outcome {
+        Outcome::Damaged => Some(format!("{store} is damaged and is copied as it is: {why}")),
+        Outcome::NotChecked => Some(format!("{store} was not checked: {why}")),
+        _ => first.is_some().then(|| format!("{store}: {why}")),
     }
 }
 

@@ -2,7 +2,7 @@
 //! starts, and asks whether the app is well. Until the wipe every deed here can be undone.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::command;
@@ -10,7 +10,7 @@ use super::config;
 use super::engine::Engine;
 use super::environment::{Mount, MountAccess};
 use super::error::{Error, Result};
-use super::operations::{Change, exists};
+use super::operations::{Change, exists, sibling};
 use super::place::is_at;
 use super::record::{Origin, Phase, Record, StoredPath, SwitchMode, Switching};
 use super::survey::Stage;
@@ -96,17 +96,57 @@ impl Engine<'_> {
     }
 
     /// Removes the directory or symlink that stands where the source was, or was to stand there.
+    /// What somebody else has put there, or into it, is kept under a name of its own.
     pub(super) fn discard_stand_in(&self, path: &Path) -> Result<()> {
         let hands = &self.environment.hands;
-        match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::io("inspect", path, error)),
-            Ok(stat) if stat.is_symlink() => hands.unlink(path),
-            Ok(_) => {
-                hands.set_immutable(path, false)?;
-                hands.remove_directory(path)
+        let stat = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("inspect", path, error)),
+            Ok(stat) => stat,
+        };
+        if stat.is_symlink() {
+            let target = std::fs::read_link(path).map_err(|e| Error::io("read", path, e))?;
+            if target == self.state().begun.mount_point.as_path() {
+                return hands.unlink(path);
             }
         }
+        if stat.is_dir() {
+            hands.set_immutable(path, false)?;
+            match hands.remove_directory(path) {
+                Err(Error::Io { source, .. })
+                    if source.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                outcome => return outcome,
+            }
+        }
+        for found in self.found_names() {
+            if !present(&found)? {
+                return hands.rename(path, &found);
+            }
+        }
+        let full = io::Error::from_raw_os_error(libc::EEXIST);
+        Err(Error::io("keep", path, full))
+    }
+
+    /// Names for what somebody else has put where the source was.
+    fn found_names(&self) -> impl Iterator<Item = PathBuf> {
+        let source = self.state().begun.source.as_path().to_owned();
+        let id = self.journal.id();
+        (1..100).map(move |number| match number {
+            1 => sibling(&source, "", &format!(".found-{id}")),
+            number => sibling(&source, "", &format!(".found-{id}-{number}")),
+        })
+    }
+
+    /// What somebody else had put where the source was, where it is now.
+    pub(super) fn found(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for path in self.found_names() {
+            if !present(&path)? {
+                break;
+            }
+            found.push(path);
+        }
+        Ok(found)
     }
 
     /// Mounts the vault where the app will find it. What lies under the mount is empty and can't
@@ -215,7 +255,7 @@ pub(super) fn present(path: &Path) -> Result<bool> {
 }
 
 /// Whether the filesystem does not know `RENAME_EXCHANGE`.
-fn cannot_exchange(error: &io::Error) -> bool {
+pub(super) fn cannot_exchange(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP))
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::engine::{Engine, local};
+use super::engine::{Engine, Side, local};
 use super::environment::MountAccess;
 use super::error::{Error, Result};
 use super::record::Phase;
@@ -73,7 +73,7 @@ impl Engine<'_> {
         };
         observer.stage(Stage::VerifyVault, self.source_totals());
         let read = local(&mount.content).and_then(|tree| {
-            let vault = self.compare(&tree, self.source_ledger()?)?;
+            let vault = self.compare(Side::Vault, &tree, self.source_ledger()?)?;
             // A store that is being written to would look damaged.
             let open = stores::open_files(&mount.content).map_err(Error::Store)?;
             if !open.files.is_empty() {
@@ -81,27 +81,23 @@ impl Engine<'_> {
                 return Ok((vault, Vec::new()));
             }
             observer.stage(Stage::Check, None);
-            Ok((vault, self.check_stores(&mount.content)?))
+            Ok((vault, self.check_stores(Side::Vault, &mount.content)?))
         });
         if current.is_none() {
             self.environment.unmount()?;
             let _ = std::fs::remove_dir(self.place.mount_point());
         }
-        let (vault, reports) = read?;
+        let (vault, stores) = read?;
         let unreadable = |mismatch: &Mismatch| matches!(mismatch, Mismatch::Unreadable { .. });
         let readable = !vault.differences.iter().any(|found| unreadable(&found.mismatch));
         let originals = match self.find_originals()? {
             Some(path) if self.state().wiping.is_none() => {
                 observer.stage(Stage::VerifySource, self.source_totals());
                 super::caches::drop(&path);
-                Some(self.compare(&local(&path)?, self.source_ledger()?)?)
+                Some(self.compare(Side::Source, &local(&path)?, self.source_ledger()?)?)
             }
             _ => None,
         };
-        let stores = reports
-            .into_iter()
-            .map(|(component, report)| StoreReport { component, report })
-            .collect();
         Ok(Verification { phase, vault, readable, in_use, stores, originals })
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -21,7 +21,7 @@ use super::error::{Error, Result};
 use super::ledger::{LedgerEntry, LedgerReader};
 use super::operations::{Change, Hands, open_directory, parent_of, sync_parent};
 use super::overwrite::{
-    PREFIX, is_as_verified, open_for_writing, overwrite_data, take, taken_name,
+    ManyFiles, PREFIX, is_as_verified, open_for_writing, overwrite_data, take, taken_name,
 };
 use super::survey::Observer;
 use crate::tree::{EntryKind, TreePath};
@@ -64,17 +64,28 @@ struct Work<'a, 'b> {
     buffer: Vec<u8>,
     /// How many names in the ledger a file with several has, by the first of them.
     names: HashMap<TreePath, u64>,
+    /// How many of them this run has taken away.
+    gone: HashMap<TreePath, u64>,
     account: Account,
 }
 
+/// How far a file was destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Destroyed {
+    /// With its last name.
+    Whole,
+    /// This name of it: the content lives on under another one.
+    Linked,
+}
+
 impl Wipe<'_> {
-    /// Destroys what the ledger lists below the root, and the root. May be repeated until it is
-    /// done.
+    /// Destroys what the ledger lists below the root, durably. May be repeated until it is done.
     ///
     /// # Errors
     /// When the tree cannot be read, and [`Error::Interrupted`]. What cannot be removed is in the
     /// account.
     pub(super) fn run(mut self, open: &dyn Fn() -> Result<LedgerReader>) -> Result<Account> {
+        let _many = ManyFiles::allow();
         let names = count_names(open()?)?;
         let mut ledger = open()?;
         // The root's own entry comes first.
@@ -88,6 +99,7 @@ impl Wipe<'_> {
             unsynced: false,
             buffer: vec![0; BUFFER],
             names,
+            gone: HashMap::new(),
             account: Account::default(),
         };
         match open_directory(&work.wipe.root) {
@@ -97,7 +109,7 @@ impl Wipe<'_> {
                 work.flush(&root)?;
                 work.skip_to(None)?;
                 let account = work.account;
-                self.remove_root(&root)?;
+                self.sync(&root)?;
                 Ok(account)
             }
             // A wipe that was interrupted after its last step.
@@ -109,28 +121,31 @@ impl Wipe<'_> {
         }
     }
 
-    fn remove_root(&self, root: &OwnedFd) -> Result<()> {
-        let failed = |error: io::Error| Error::io("remove", &self.root, error);
-        self.hands.perform(Change::RemoveDirectory, &self.root, || {
-            rustix::fs::syncfs(root).map_err(|error| failed(error.into()))?;
-            match std::fs::remove_dir(&self.root) {
-                Err(error)
-                    if !matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound
-                            // What is excluded, or was left.
-                            | io::ErrorKind::DirectoryNotEmpty
-                            // A mount point of the user's.
-                            | io::ErrorKind::ResourceBusy
-                    ) =>
-                {
-                    Err(failed(error))
-                }
-                _ => sync_parent(&self.root)
-                    .map_err(|error| Error::io("sync", parent_of(&self.root), error)),
-            }
+    fn sync(&self, root: &OwnedFd) -> Result<()> {
+        self.hands.perform(Change::Sync, &self.root, || {
+            rustix::fs::syncfs(root)
+                .map_err(|error| Error::io("sync", &self.root, io::Error::from(error)))
         })
     }
+}
+
+/// Removes the root that a wipe has emptied; one that holds more stays.
+pub(super) fn remove_root(hands: &Hands, root: &Path) -> Result<()> {
+    hands.perform(Change::RemoveDirectory, root, || match std::fs::remove_dir(root) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    // What is excluded, or was left.
+                    | io::ErrorKind::DirectoryNotEmpty
+                    // A mount point of the user's.
+                    | io::ErrorKind::ResourceBusy
+            ) =>
+        {
+            Err(Error::io("remove", root, error))
+        }
+        _ => sync_parent(root).map_err(|error| Error::io("sync", parent_of(root), error)),
+    })
 }
 
 /// How many names the ledger has of each file that has several.
@@ -204,7 +219,8 @@ impl Work<'_, '_> {
         if is_socket || (name.starts_with(PREFIX) && !is_directory) {
             // A socket holds nothing and no copy; the other an earlier run took, and was
             // interrupted.
-            self.destroy(directory, name, &path, &stat)?;
+            // What an earlier run took was accounted for, or is by the ledger.
+            let _ = self.destroy(directory, name, &path, &stat)?;
             return Ok(None);
         }
         let expected = self.skip_to(Some(&path))?;
@@ -241,10 +257,13 @@ impl Work<'_, '_> {
         let destroyed = renamed.and_then(|()| self.destroy(directory, taken, &path, &stat));
         let size = expected.entry.metadata.size;
         match destroyed {
-            Ok(()) => {
+            Ok(destroyed) => {
                 if let Some(fate) = self.fate_of(&expected) {
-                    self.settle(&path, size, fate);
+                    let alone = expected.links == 1;
+                    let linked = alone && destroyed == Destroyed::Linked;
+                    self.settle(&path, size, if linked { Fate::LinkedOutside } else { fate });
                 }
+                self.correct(&expected, &path, destroyed);
             }
             Err(Error::Io { source, .. }) => self.left(&path, size, &source.to_string()),
             Err(error) => return Err(error),
@@ -273,39 +292,73 @@ impl Work<'_, '_> {
         name: Vec<u8>,
         path: &TreePath,
         stat: &Stat,
-    ) -> Result<()> {
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let last_name = stat.st_nlink == 1;
+    ) -> Result<Destroyed> {
+        let mut last_name = stat.st_nlink == 1;
         if last_name && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            self.overwrite(directory, &name, path, size)?;
+            last_name = self.overwrite(directory, &name, path, stat)?;
         }
         let directory = Rc::clone(directory);
         let removal = Removal::File { directory, name, path: path.clone() };
         if last_name {
             self.removals.push(removal);
-            Ok(())
+            Ok(Destroyed::Whole)
         } else {
             // At once: the file's next name must see the true count.
-            self.remove(removal)
+            self.remove(removal)?;
+            Ok(Destroyed::Linked)
         }
     }
 
+    /// Sets the account right for a file of several names, told of at the first of them, of which
+    /// another name turned up outside the tree when the last went.
+    fn correct(&mut self, entry: &LedgerEntry, path: &TreePath, destroyed: Destroyed) {
+        let manifest = &entry.entry;
+        if manifest.metadata.kind != EntryKind::Regular || entry.links == 1 {
+            return;
+        }
+        let first = manifest.link_to.as_ref().unwrap_or(&manifest.path);
+        let listed = self.names.get(first).copied().unwrap_or(1);
+        let gone = self.gone.entry(first.clone()).or_insert(0);
+        *gone += 1;
+        let told = fate_of(self.wipe.wipeability);
+        if *gone == listed && entry.links <= listed && destroyed == Destroyed::Linked {
+            let size = manifest.metadata.size;
+            let wrong = self.account.tally(told);
+            wrong.files = wrong.files.saturating_sub(1);
+            wrong.bytes = wrong.bytes.saturating_sub(size);
+            let right = self.account.tally(Fate::LinkedOutside);
+            right.files += 1;
+            right.bytes += size;
+            (self.wipe.sink)(path, Fate::LinkedOutside);
+        }
+    }
+
+    /// Overwrites the file, unless it is not the one that was looked at, or has got another name
+    /// since: then `false`.
     fn overwrite(
         &mut self,
         directory: &OwnedFd,
         name: &[u8],
         path: &TreePath,
-        size: u64,
-    ) -> Result<()> {
+        stat: &Stat,
+    ) -> Result<bool> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
         if self.wipe.wipeability == Wipeability::Never || size == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let shown = self.shown(path);
         let (hands, observer) = (self.wipe.hands, self.wipe.observer);
         let buffer = &mut self.buffer;
-        hands.perform(Change::Overwrite, &shown, || {
+        let overwritten = hands.perform(Change::Overwrite, &shown, || {
             let failed = |error: io::Error| Error::io("overwrite", &shown, error);
             let file = open_for_writing(directory, name).map_err(failed)?;
+            let now = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
+            if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) {
+                return Err(failed(io::Error::other("another file has taken its name")));
+            }
+            if now.st_nlink != 1 {
+                return Ok(false);
+            }
             overwrite_data(&file, size, buffer, observer).map_err(|error| match error.kind() {
                 io::ErrorKind::Interrupted => Error::Interrupted,
                 _ => failed(error),
@@ -313,19 +366,16 @@ impl Work<'_, '_> {
             if size > LARGE {
                 rustix::fs::fdatasync(&file).map_err(|error| failed(error.into()))?;
             }
-            Ok::<_, Error>(())
+            Ok::<_, Error>(true)
         })?;
-        self.unsynced |= size <= LARGE;
-        Ok(())
+        self.unsynced |= overwritten && size <= LARGE;
+        Ok(overwritten)
     }
 
     /// Makes the overwrites durable, then removes what is queued.
     fn flush(&mut self, root: &OwnedFd) -> Result<()> {
         if std::mem::take(&mut self.unsynced) {
-            self.wipe.hands.perform(Change::Sync, &self.wipe.root, || {
-                rustix::fs::syncfs(root)
-                    .map_err(|error| Error::io("sync", &self.wipe.root, io::Error::from(error)))
-            })?;
+            self.wipe.sync(root)?;
         }
         for removal in std::mem::take(&mut self.removals) {
             self.remove(removal)?;
@@ -377,6 +427,11 @@ impl Work<'_, '_> {
                     return Ok(None);
                 }
                 _ => {
+                    if entry.links > 1 {
+                        let first = entry.entry.link_to.clone();
+                        let first = first.unwrap_or_else(|| entry.entry.path.clone());
+                        *self.gone.entry(first).or_insert(0) += 1;
+                    }
                     if let Some(fate) = self.fate_of(&entry) {
                         let tally = self.account.tally(fate);
                         tally.files += 1;

@@ -72,7 +72,9 @@ impl Fixture {
             sink: &mut |_, _| {},
         };
         let ledger = self.directory.path().join("ledger");
-        wipe.run(&|| LedgerReader::open(&ledger, &self.key, &self.reference))
+        let account = wipe.run(&|| LedgerReader::open(&ledger, &self.key, &self.reference))?;
+        remove_root(&hands, &self.root())?;
+        Ok(account)
     }
 
     fn wipe_all(&self, wipeability: Wipeability) -> Account {
@@ -133,6 +135,47 @@ fn names_outside_keep_their_content() {
     assert_eq!(fixture.wipe_all(Wipeability::InPlace), account);
 }
 
+/// Gives a file another name right before it is overwritten.
+struct Links {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Watch for Links {
+    fn before(&self, operation: &Operation<'_>) -> io::Result<()> {
+        if operation.change == Change::Overwrite && !self.to.exists() {
+            for entry in fs::read_dir(&self.from)? {
+                fs::hard_link(entry?.path(), &self.to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn after(&self, _: &Operation<'_>) {}
+}
+
+/// A name that a file got outside the tree at the last moment keeps its content, and the account
+/// says so.
+#[test]
+fn names_made_outside_meanwhile_keep_their_content() {
+    for twice in [false, true] {
+        let fixture = Fixture::new(|root| {
+            fs::create_dir(root.join("sub")).unwrap();
+            fs::write(root.join("sub/file"), b"content").unwrap();
+            if twice {
+                fs::hard_link(root.join("sub/file"), root.join("a name")).unwrap();
+            }
+        });
+        let outside = fixture.directory.path().join("outside");
+        let watch = Links { from: fixture.root().join("sub"), to: outside.clone() };
+        let account = fixture.wipe(Arc::new(watch), Wipeability::InPlace).unwrap();
+        assert_eq!(fs::read(&outside).unwrap(), b"content");
+        assert_eq!(account.linked_outside, Tally { files: 1, bytes: 7 }, "{twice}");
+        assert_eq!(account.overwritten_in_place, Tally::default(), "{twice}");
+        assert!(!fixture.root().exists());
+    }
+}
+
 #[test]
 fn what_was_not_verified_stays() {
     let fixture = Fixture::new(|root| {
@@ -154,6 +197,21 @@ fn what_was_not_verified_stays() {
     assert_eq!(fs::read(fixture.root().join("cache/excluded")).unwrap(), b"excluded");
     assert!(fixture.root().join("link").is_symlink());
     assert!(!fixture.root().join("sub/good").exists());
+}
+
+/// Deeper than a process may have files open by default.
+#[test]
+fn a_deep_tree_goes() {
+    let fixture = Fixture::new(|root| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at = open_directory(root).unwrap();
+        for _ in 0..1500 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", flags, Mode::empty()).unwrap();
+        }
+    });
+    fixture.wipe_all(Wipeability::InPlace);
+    assert!(!fixture.root().exists());
 }
 
 /// A symlink put in a directory's place leads nowhere.

@@ -1,17 +1,15 @@
 //! What the subcommands do.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::observer::Shown;
-use super::report::{
-    both_ways, failure, print_account, print_plan, print_status, print_verification,
-};
+use super::report::{both_ways, failure, print_account, print_plan, warn_of_mentions};
 use super::world::{Interrupt, OpenVault, VaultMounter, clear_dead_mounts};
 use super::{
-    EncryptArgs, FromArg, ResumeArgs, RollbackArgs, StatusArgs, VaultArgs, VerifyArgs, WhichArgs,
-    WipeArgs, WorkArgs,
+    EncryptArgs, FromArg, ResumeArgs, RollbackArgs, VaultArgs, WhichArgs, WipeArgs, WorkArgs,
 };
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
@@ -21,10 +19,10 @@ use crate::cli::output::human_size;
 use crate::cli::prompt::{confirm, has_terminal};
 use crate::cli::vault_args::unlock;
 use crate::migrate::{
-    self, Account, Engine, Environment, Fate, From, Hands, Phase, Plan, RollbackOptions, Status,
-    VaultAccess as _,
+    self, Account, Engine, Environment, Fate, From, Hands, Phase, Plan, PlannedEdit,
+    RollbackOptions, Status, StoreReport, WipeOptions,
 };
-use crate::tree::{CompareOptions, LocalTree, TreePath, compare};
+use crate::tree::TreePath;
 use crate::vault::{NewSlot, Vault};
 
 pub(super) fn plan(args: &EncryptArgs, context: &Context, command: &str) -> CommandResult {
@@ -44,7 +42,7 @@ fn make_plan(args: &EncryptArgs, shown: &Shown<'_>) -> Result<Plan, Failure> {
 }
 
 /// Everything that a run of the engine needs, kept alive for it.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     context: &'a Context,
     interrupt: Interrupt,
     vault: OpenVault,
@@ -63,7 +61,11 @@ impl<'a> Run<'a> {
         Self { context, interrupt, vault, path: path.to_owned(), work }
     }
 
-    fn open(args: &VaultArgs, work: &'a WorkArgs, context: &'a Context) -> Result<Self, Failure> {
+    pub(super) fn open(
+        args: &VaultArgs,
+        work: &'a WorkArgs,
+        context: &'a Context,
+    ) -> Result<Self, Failure> {
         let interrupt = Interrupt::watch()?;
         clear_dead_mounts(&args.vault);
         let vault = Vault::open(&args.vault, args.vault_config.as_deref())?;
@@ -105,7 +107,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn run_existing<T>(
+    pub(super) fn run_existing<T>(
         &self,
         which: &WhichArgs,
         act: impl FnOnce(&mut Engine<'_>, &Shown<'_>) -> Result<T, Failure>,
@@ -113,12 +115,18 @@ impl<'a> Run<'a> {
         self.run(|environment| Engine::open(environment, which.id), act)
     }
 
-    fn failed(&self) -> impl Fn(migrate::Error) -> Failure + '_ {
+    pub(super) fn failed(&self) -> impl Fn(migrate::Error) -> Failure + '_ {
         |error| failure(error, &self.path)
     }
 
     /// Goes on to the end: until the app uses the vault, then to the fate of the originals.
-    fn finish(&self, engine: &mut Engine<'_>, shown: &Shown<'_>, command: &str) -> CommandResult {
+    fn finish(
+        &self,
+        engine: &mut Engine<'_>,
+        shown: &Shown<'_>,
+        edits: Option<&[PlannedEdit]>,
+        command: &str,
+    ) -> CommandResult {
         engine.advance().map_err(self.failed())?;
         shown.end();
         let mut account = None;
@@ -127,17 +135,19 @@ impl<'a> Run<'a> {
             Phase::Accepted if engine.state().begun.keep_originals => {
                 kept = Some(engine.keep().map_err(self.failed())?);
             }
-            Phase::Wiping => account = Some(self.wipe(engine)?),
-            Phase::Accepted if self.may_wipe(engine)? => account = Some(self.wipe(engine)?),
+            Phase::Wiping => account = Some(self.wipe(engine, WipeOptions::default())?),
+            Phase::Accepted if self.may_wipe(engine)? => {
+                account = Some(self.wipe(engine, WipeOptions::default())?);
+            }
             _ => {}
         }
         shown.end();
-        self.conclude(engine, account.as_ref(), kept.as_deref(), command)
+        self.conclude(engine, account.as_ref(), kept.as_deref(), edits, command)
     }
 
     /// Asks, where the answer is not given yet. Without a terminal the originals wait.
     fn may_wipe(&self, engine: &Engine<'_>) -> Result<bool, Failure> {
-        if self.work.yes {
+        if self.work.yes || engine.state().begun.wipe_agreed {
             return Ok(true);
         }
         if !has_terminal() {
@@ -152,13 +162,13 @@ impl<'a> Run<'a> {
         Ok(confirm(&question, false).is_ok())
     }
 
-    fn wipe(&self, engine: &mut Engine<'_>) -> Result<Account, Failure> {
+    fn wipe(&self, engine: &mut Engine<'_>, options: WipeOptions) -> Result<Account, Failure> {
         let output = &self.context.output;
         let mut tell = |path: &TreePath, fate: Fate| {
             output.event("wiped", &json!({ "path": path, "fate": fate }));
             output.detail(format!("{path}: {}", fate.describe()));
         };
-        engine.wipe(&mut tell).map_err(self.failed())
+        engine.wipe(options, &mut tell).map_err(self.failed())
     }
 
     fn conclude(
@@ -166,6 +176,7 @@ impl<'a> Run<'a> {
         engine: &Engine<'_>,
         account: Option<&Account>,
         kept: Option<&Path>,
+        edits: Option<&[PlannedEdit]>,
         command: &str,
     ) -> CommandResult {
         let output = &self.context.output;
@@ -199,17 +210,46 @@ impl<'a> Run<'a> {
                 self.path.display()
             ));
         }
-        output.result(command, &json!({ "migration": status, "wipe": account }));
+        let stores: Vec<_> = engine
+            .store_reports()
+            .iter()
+            .map(|StoreReport { component, report }| {
+                let path = component.path.display().to_string();
+                json!({ "kind": component.kind, "path": path, "report": report })
+            })
+            .collect();
+        let mut result = json!({ "migration": status, "wipe": account, "stores": stores });
+        if let Some(edits) = edits {
+            let mentions: Vec<_> = edits
+                .iter()
+                .flat_map(|edit| edit.mentions.iter().map(move |mention| (edit, mention)))
+                .map(|(edit, mention)| json!({ "file": edit.file, "mention": mention }))
+                .collect();
+            result["mentions"] = json!(mentions);
+        }
+        output.result(command, &result);
         Ok(())
     }
 }
 
 pub(super) fn encrypt(args: &EncryptArgs, context: &Context) -> CommandResult {
+    let begun = Cell::new(false);
+    encrypt_and_tell(args, context, &begun).map_err(|mut failure| {
+        let said = ["untouched", "nothing was changed"];
+        if !begun.get() && !said.iter().any(|said| failure.message.contains(said)) {
+            failure.message.push_str("; the source is untouched");
+        }
+        failure
+    })
+}
+
+fn encrypt_and_tell(args: &EncryptArgs, context: &Context, begun: &Cell<bool>) -> CommandResult {
     let interrupt = Interrupt::watch()?;
     let plan = make_plan(args, &Shown::new(context, &interrupt))?;
     if !plan.blockers.is_empty() {
         return Err(failure(migrate::Error::Blocked(plan.blockers), &args.vault.vault));
     }
+    warn_of_mentions(&plan, context);
     let totals = plan.inventory.totals;
     let then = if args.keep_originals { "keep the originals aside" } else { "wipe the originals" };
     let question = format!(
@@ -224,7 +264,10 @@ pub(super) fn encrypt(args: &EncryptArgs, context: &Context) -> CommandResult {
     let run = Run::new(vault, &args.vault.vault, interrupt, &args.work, context);
     run.run(
         |environment| Engine::begin(environment, &plan),
-        |engine, shown| run.finish(engine, shown, "migrate encrypt"),
+        |engine, shown| {
+            begun.set(true);
+            run.finish(engine, shown, Some(&plan.edits), "migrate encrypt")
+        },
     )
 }
 
@@ -305,19 +348,26 @@ fn create_whole(
 
 pub(super) fn resume(args: &ResumeArgs, context: &Context) -> CommandResult {
     let run = Run::open(&args.vault, &args.work, context)?;
-    run.run_existing(&args.which, |engine, shown| run.finish(engine, shown, "migrate resume"))
+    run.run_existing(&args.which, |engine, shown| run.finish(engine, shown, None, "migrate resume"))
 }
 
 pub(super) fn wipe(args: &WipeArgs, context: &Context) -> CommandResult {
     let run = Run::open(&args.vault, &args.work, context)?;
     run.run_existing(&args.which, |engine, shown| {
-        let disk = engine.wipe_outlook().map_err(run.failed())?;
-        let originals = engine.find_originals().map_err(run.failed())?.unwrap_or_default();
-        let question = format!("Wipe the originals in {}? ({disk})", originals.display());
-        confirm(&question, args.work.yes)?;
-        let account = run.wipe(engine)?;
+        let originals = engine.find_originals().map_err(run.failed())?;
+        // Who gives this command without a terminal means it.
+        if let Some(originals) = originals.filter(|_| has_terminal()) {
+            let disk = engine.wipe_outlook().map_err(run.failed())?;
+            let question = format!("Wipe the originals in {}? ({disk})", originals.display());
+            confirm(&question, args.work.yes)?;
+        }
+        let options = WipeOptions {
+            without_snapshot: args.without_snapshot,
+            originals_gone: args.originals_gone,
+        };
+        let account = run.wipe(engine, options)?;
         shown.end();
-        run.conclude(engine, Some(&account), None, "migrate wipe")
+        run.conclude(engine, Some(&account), None, None, "migrate wipe")
     })
 }
 
@@ -342,9 +392,23 @@ pub(super) fn rollback(args: &RollbackArgs, context: &Context) -> CommandResult 
         }
         if let Some(leftover) = &back.leftover {
             output.warn(format!(
-                "{} holds files that were changed after they were verified; they are yours to \
+                "{} holds files of the originals that did not come back: they were changed after \
+                 they were verified, or something else has their place now; they are yours to \
                  look at",
                 leftover.as_path().display()
+            ));
+        }
+        if let Some(originals) = &back.originals {
+            output.warn(format!(
+                "the originals, as they were at the migration, are in {}; remove them when you \
+                 need them no more",
+                originals.as_path().display()
+            ));
+        }
+        for found in &back.found {
+            output.warn(format!(
+                "something had been put where the data were; it is kept as {}",
+                found.as_path().display()
             ));
         }
         output.say(format!("Rolled back: the data are in {}, as before.", source.display()));
@@ -355,96 +419,4 @@ pub(super) fn rollback(args: &RollbackArgs, context: &Context) -> CommandResult 
         output.result("migrate rollback", &json!({ "rollback": back }));
         Ok(())
     })
-}
-
-pub(super) fn verify(args: &VerifyArgs, context: &Context) -> CommandResult {
-    let Some(path) = &args.vault else { return verify_directories(args, context) };
-    let vault = VaultArgs { vault: path.clone(), ..args.vault_args() };
-    let run = Run::open(&vault, &args.work, context)?;
-    run.run_existing(&args.which, |engine, shown| {
-        let found = engine.verify().map_err(run.failed())?;
-        shown.end();
-        print_verification(&found, context);
-        if !found.is_good() {
-            return Err(Failure::new(
-                ExitCode::VerificationFailed,
-                "the verification failed; nothing was changed",
-            )
-            .detail("verification", json!(found)));
-        }
-        context.output.result("migrate verify", &json!({ "verification": found }));
-        Ok(())
-    })
-}
-
-/// Any two directories, without a vault: what an app's own tool asks for.
-fn verify_directories(args: &VerifyArgs, context: &Context) -> CommandResult {
-    let (Some(source), Some(target)) = (&args.source, &args.target) else {
-        return Err(Failure::new(ExitCode::Usage, "--vault is missing"));
-    };
-    let interrupt = Interrupt::watch()?;
-    let open = |path: &Path| {
-        LocalTree::open(path).map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))
-    };
-    let options = CompareOptions {
-        jobs: args.work.jobs,
-        cancelled: interrupt.flag(),
-        ..CompareOptions::default()
-    };
-    let found = compare(&open(source)?, &open(target)?, &options)
-        .map_err(|error| failure(error.into(), target))?;
-    if !found.is_equal() {
-        for difference in found.differences.iter().take(20) {
-            context.output.print(format!("{}: {}", difference.path, difference.mismatch));
-        }
-        return Err(Failure::new(
-            ExitCode::VerificationFailed,
-            format!("{} differences; nothing was changed", found.total_differences),
-        )
-        .detail("differences", json!(found.differences)));
-    }
-    context.output.print(format!(
-        "Equal: {} entries, {} in {} files.",
-        found.entries,
-        human_size(found.bytes),
-        found.files
-    ));
-    context.output.result("migrate verify", &found);
-    Ok(())
-}
-
-pub(super) fn status(args: &StatusArgs, context: &Context) -> CommandResult {
-    let failed = |error| failure(error, &args.vault);
-    let directory =
-        args.vault.canonicalize().map_err(|error| Failure::io("open", &args.vault, &error))?;
-    let locked = Vault::open(&args.vault, args.vault_config.as_deref())?;
-    if args.no_secret || !(args.secret.is_given() || has_terminal()) {
-        let briefs = migrate::brief(&directory).map_err(failed)?;
-        for brief in &briefs {
-            context.output.print(format!("{}  {}", brief.id, brief.phase.name()));
-        }
-        if briefs.is_empty() {
-            context.output.print("The vault has no migration.");
-        }
-        context
-            .output
-            .result("migrate status", &json!({ "authenticated": false, "migrations": briefs }));
-        return Ok(());
-    }
-    let vault = OpenVault::new(unlock(&locked, &args.secret, context)?)?;
-    let statuses =
-        migrate::statuses(&directory, vault.id(), vault.migration_key()).map_err(failed)?;
-    for (at, status) in statuses.iter().enumerate() {
-        if at > 0 {
-            context.output.print("");
-        }
-        print_status(status, &args.vault, context);
-    }
-    if statuses.is_empty() {
-        context.output.print("The vault has no migration.");
-    }
-    context
-        .output
-        .result("migrate status", &json!({ "authenticated": true, "migrations": statuses }));
-    Ok(())
 }

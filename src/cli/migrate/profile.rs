@@ -6,6 +6,7 @@ use super::{EncryptArgs, VaultArgs};
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
+use crate::cli::mounted;
 use crate::cli::profile_args::{chosen, secret, shell_line, vault};
 use crate::migrate::{Reading, SetValue};
 use crate::profile::{ConfigFormat, Profile, Switch};
@@ -74,6 +75,20 @@ pub(super) fn complete(
     if args.source.as_os_str().is_empty() {
         args.source.clone_from(&profile.data);
     }
+    let edits_nothing = matches!(profile.switch, Switch::InPlace | Switch::Symlink);
+    if args.mount.is_none() && !args.in_place && edits_nothing && !args.configs.is_empty() {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            format!(
+                "the profile {} brings the app to the vault without an edit, so --config has no \
+                 use",
+                profile.name
+            ),
+        )
+        .hint(
+            "give --mount MOUNTPOINT as well, and the configuration is edited; or leave it out",
+        ));
+    }
     if args.mount.is_none() && !args.in_place {
         match profile.switch {
             Switch::InPlace if !args.symlink => args.in_place = true,
@@ -110,6 +125,12 @@ pub(super) fn complete(
         }
     }
     Ok((args, Some(profile)))
+}
+
+/// The vault that is mounted where the profile says, whatever vault it names.
+pub(super) fn mounted_vault(profile: &Profile) -> Option<PathBuf> {
+    let mount = profile.mount.canonicalize().ok()?;
+    mounted::all().into_iter().find(|found| found.mount_point == mount).map(|found| found.vault)
 }
 
 /// What the profile says of its configuration files.

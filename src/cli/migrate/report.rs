@@ -12,6 +12,7 @@ use crate::cli::output::human_size;
 use crate::migrate::{
     Account, Blocker, Error, Fate, Plan, Remarks, Status, SwitchMode, Tally, Verification,
 };
+use crate::repoint::Mention;
 
 /// Prints a plan.
 pub(super) fn print_plan(plan: &Plan, context: &Context) {
@@ -79,10 +80,7 @@ pub(super) fn print_plan(plan: &Plan, context: &Context) {
     for edit in &plan.edits {
         output.print(edit.diff.trim_end());
         for mention in &edit.mentions {
-            output.print(format!(
-                "  left alone: line {}, {}: {}",
-                mention.line, mention.key, mention.reason
-            ));
+            output.print(format!("  left alone: {}", mention_line(mention)));
         }
     }
     if !plan.blockers.is_empty() {
@@ -96,6 +94,20 @@ pub(super) fn print_plan(plan: &Plan, context: &Context) {
             "{} processes of other users cannot be looked into; be sure that none uses the source",
             plan.unseen_processes
         ));
+    }
+}
+
+fn mention_line(mention: &Mention) -> String {
+    format!("line {}, {}: {}", mention.line, mention.key, mention.reason)
+}
+
+/// Warns of what names the old path and is left alone.
+pub(super) fn warn_of_mentions(plan: &Plan, context: &Context) {
+    for edit in &plan.edits {
+        for mention in &edit.mentions {
+            let file = edit.file.as_path().display();
+            context.output.warn(format!("{file} is left alone at {}", mention_line(mention)));
+        }
     }
 }
 
@@ -254,8 +266,22 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
             next(Failure::new(code, message))
         }
         Error::UnknownFormat { .. } => Failure::new(ExitCode::Failure, message),
-        Error::ConfigChanged { .. } => Failure::new(ExitCode::SourceChanged, message)
+        Error::ConfigChanged { file, diff } => Failure::new(ExitCode::SourceChanged, message)
+            .detail("file", file.display().to_string())
+            .detail("diff", diff)
             .hint("put the file back as it was, or edit it by hand, and resume or roll back"),
+        Error::ConfigConflict { file, keys, diff } => {
+            let values = keys.join(", ");
+            Failure::new(ExitCode::SourceChanged, message)
+                .detail("file", file.display().to_string())
+                .detail("keys", json!(keys))
+                .detail("diff", diff)
+                .hint(format!(
+                    "give {values} in {} the old value, or the one that the migration wrote, then: {}",
+                    file.display(),
+                    how("rollback")
+                ))
+        }
         Error::Running { .. } => Failure::new(ExitCode::VaultInUse, message)
             .hint("wait for it; strongroom migrate status tells how far it is"),
         Error::Unfinished { vault, marker, .. } => {
@@ -281,8 +307,11 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
                 .hint("give a vault that does not exist yet, or an empty one")
         }
         Error::NoMigration { .. } => Failure::new(ExitCode::MigrationState, message),
-        Error::SourceGone { .. } => Failure::new(ExitCode::SourceChanged, message)
-            .hint("if it was renamed, give it its old name; nothing has been changed"),
+        Error::SourceGone { .. } => Failure::new(ExitCode::SourceChanged, message).hint(format!(
+            "if it was renamed, give it its old name; if its disk is not mounted, mount it; if it \
+             is gone for good and its data are in the vault: {} --originals-gone",
+            how("wipe")
+        )),
         Error::StoreDamaged { findings, .. } => {
             Failure::new(ExitCode::DamageFound, message).detail("findings", findings).hint(
                 "mend the store with its own tools and resume; or, to keep it as it is, roll back \
@@ -308,8 +337,10 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
             .detail("account", json!(account))
             .hint(format!("see to what is left, then: {}", how("wipe"))),
         Error::SnapshotGone { .. } => Failure::new(ExitCode::Failure, message).hint(format!(
-            "put it back, or roll back while the originals exist: {}",
-            how("rollback")
+            "put it back, or roll back while the originals exist: {}; or do without the state at \
+             the migration: {} --without-snapshot",
+            how("rollback"),
+            how("wipe")
         )),
         Error::SourceChanged { paths, .. } => {
             Failure::new(ExitCode::SourceChanged, format!("{message}; nothing was done to it"))
