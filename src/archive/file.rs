@@ -172,7 +172,13 @@ pub fn remove_leftovers(directory: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_name().as_bytes().starts_with(PARTIAL_PREFIX.as_bytes()) {
-            std::fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
+            // A directory is of what is sealed apart in an archive that is not sealed.
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let gone = match is_directory {
+                true => std::fs::remove_dir_all(entry.path()),
+                false => std::fs::remove_file(entry.path()),
+            };
+            gone.map_err(Error::io("remove", entry.path()))?;
             removed.push(entry.path());
         }
     }
