@@ -1,7 +1,9 @@
 //! Tells others what happens: a command, a webhook.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +11,10 @@ use super::Context;
 use super::failure::Failure;
 use crate::profile::{Event, Events, Profile};
 
+/// How long a command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// How often a command is asked whether it has ended.
+const COMMAND_POLL: Duration = Duration::from_millis(10);
 /// How long a webhook may take, in seconds.
 const WEBHOOK_SECONDS: u32 = 20;
 
@@ -82,7 +88,7 @@ impl Listeners {
         for words in &self.commands {
             let words: Vec<String> =
                 words.iter().map(|word| word.replace("{event}", &name)).collect();
-            if let Err(problem) = run(&words, &name, &body) {
+            if let Err(problem) = run(&words, &name, &body, COMMAND_LIMIT) {
                 context.output.warn(format!("the event command {problem}"));
             }
         }
@@ -123,23 +129,46 @@ impl Listeners {
     }
 }
 
-fn run(words: &[String], event: &str, body: &str) -> Result<(), String> {
+fn run(words: &[String], event: &str, body: &str, limit: Duration) -> Result<(), String> {
     let [program, arguments @ ..] = words else { return Err("is empty".into()) };
     let mut child = Command::new(program)
         .args(arguments)
         .env("STRONGROOM_EVENT", event)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        // So that whatever it starts can be ended with it.
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("could not be started: {error}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A command that does not read it needs not.
-        let _ = writeln!(stdin, "{body}");
+        let body = format!("{body}\n");
+        // A command that does not read it needs not, and must not be waited for here.
+        std::thread::spawn(move || stdin.write_all(body.as_bytes()));
     }
-    match child.wait() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("failed ({status})")),
+    match wait(&mut child, limit) {
+        Ok(Some(status)) if status.success() => Ok(()),
+        Ok(Some(status)) => Err(format!("failed ({status})")),
+        Ok(None) => Err(format!("was ended: it took more than {} seconds", limit.as_secs())),
         Err(error) => Err(format!("was lost: {error}")),
+    }
+}
+
+/// Waits for its end; `None`: it took too long, and was ended.
+fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begun.elapsed() >= limit {
+            let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+            if let Some(group) = group {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(COMMAND_POLL);
     }
 }
 
@@ -173,4 +202,24 @@ fn post(url: &str, body: &str) -> Result<(), String> {
     let told = String::from_utf8_lossy(&output.stderr);
     // curl names the host, never the whole URL.
     Err(told.lines().last().unwrap_or("curl failed").trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn shell(command: &str, limit: Duration) -> Result<(), String> {
+        run(&["sh".into(), "-c".into(), command.into()], "event", "{}", limit)
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_with_all_it_started() {
+        let begun = Instant::now();
+        let problem = shell("sleep 300 | cat", Duration::from_millis(200)).unwrap_err();
+        assert!(problem.contains("was ended"), "{problem}");
+        assert!(begun.elapsed() < Duration::from_secs(100));
+        assert_eq!(shell("grep -q {}", COMMAND_LIMIT), Ok(()));
+        assert!(shell("exit 3", COMMAND_LIMIT).unwrap_err().contains("failed"));
+    }
 }
