@@ -276,21 +276,20 @@ fn make(args: &ScheduleArgs, context: &Context) -> CommandResult {
     // What cannot be read back is better known now.
     parse_words(&file)?;
     let before = ScheduleFile::all(&places)?.into_iter().find(|one| one.name == name);
-    if let Some(before) = before
-        && Scheduler::of(&before) != scheduler
+    if let Some(before) = &before
+        && Scheduler::of(before) != scheduler
     {
-        Scheduler::of(&before).uninstall(&before, &places, context)?;
+        Scheduler::of(before).uninstall(before, &places, context)?;
     }
     let made = scheduler.install(&file, &places, context)?;
     let path = file.write(&places)?;
-    let output = &context.output;
-    output.say(format!("{name}: {}, by {}", file.when, scheduler.name()));
-    for path in std::iter::once(&path).chain(&made) {
-        output.detail(format!("wrote {}", path.display()));
-    }
-    let files: Vec<String> =
-        std::iter::once(&path).chain(&made).map(|path| path.display().to_string()).collect();
-    output.result("backup schedule create", &json!({ "schedule": file, "files": files }));
+    let replaced = if before.is_some() { "; it replaced the one of that name" } else { "" };
+    context.output.say(format!("{name}: {}, by {}{replaced}", file.when, scheduler.name()));
+    let files = std::iter::once(&path).chain(&made);
+    let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
+    files.iter().for_each(|path| context.output.detail(format!("wrote {path}")));
+    let result = json!({ "schedule": file, "files": files, "replaced": before.is_some() });
+    context.output.result("backup schedule create", &result);
     Ok(())
 }
 
