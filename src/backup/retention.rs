@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
 
 use super::catalog::Backup;
-use crate::archive::{ArchiveId, ArchiveKind};
+use crate::archive::{ArchiveId, ArchiveKind, ChainLink};
 
 /// How many backups of each name are kept. Without any rule all are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub enum Reason {
     OtherKind,
     /// What it is and what it needs is not known: its notes are missing.
     Unknown,
+    /// What it needs is missing: it can be restored only when that is back, and counts for nothing.
+    Broken,
     /// Its notes are missing for a later one: that one may need it.
     MayBeNeeded,
 }
@@ -86,6 +88,15 @@ pub fn decide<'a>(
 ) -> Vec<Decision<'a>> {
     let mut decisions: Vec<Decision<'a>> =
         backups.iter().map(|backup| Decision { backup, keep: BTreeSet::new() }).collect();
+    for decision in &mut decisions {
+        let is_there = |link: &ChainLink| {
+            backups.iter().any(|one| one.id() == Some(link.id))
+                || backups.iter().any(|one| one.id().is_none() && one.file_name() == link.file)
+        };
+        if !decision.backup.chain().iter().all(is_there) {
+            decision.keep.insert(Reason::Broken);
+        }
+    }
     let names: BTreeSet<&str> = backups.iter().map(|backup| &*backup.name.name).collect();
     for name in names {
         decide_name(&mut decisions, name, policy, now, zone);
@@ -112,6 +123,7 @@ fn decide_name(
                 decision.keep.insert(Reason::Unknown);
                 unknown_after = true;
             }
+            Some(_) if decision.keep.contains(&Reason::Broken) => {}
             Some(kind) if policy.kind.is_some_and(|wanted| wanted != kind) => {
                 decision.keep.insert(Reason::OtherKind);
             }

@@ -167,3 +167,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_restored_counts_for_nothing() {
+    let incremental = |time: &str, number: u8, needs: &[u8]| {
+        backup("a", time, Some(ArchiveKind::Incremental), number, needs)
+    };
+    let backups = [
+        full("2025-10-10T02:00:00Z", 0),
+        full("2025-10-11T02:00:00Z", 1),
+        // What these need was lost.
+        incremental("2025-10-12T02:00:00Z", 2, &[9]),
+        incremental("2025-10-13T02:00:00Z", 3, &[9, 2]),
+    ];
+    let policy = Policy { last: 1, ..Policy::default() };
+    assert_eq!(kept(&backups, &policy), [1, 2, 3]);
+    let policy = Policy { daily: 1, ..Policy::default() };
+    assert_eq!(kept(&backups, &policy), [1, 2, 3]);
+}
