@@ -891,6 +891,125 @@ fn a_profile_says_the_rest() {
     room.run(&["create", "--profile", "nobody"]).expect(33);
 }
 
+/// Data, configuration and what the data's log holds: all that goes is in the safety backup.
+#[test]
+fn all_that_is_replaced_is_saved() {
+    let room = Room::new();
+    let archive = room.create(&["--config", "config/app.yaml"]);
+    let change = || {
+        fs::write(room.path("app/notes"), "second").unwrap();
+        fs::write(room.path("config/app.yaml"), "key: second").unwrap();
+    };
+    change();
+    let forced = room.restore(&archive, &["--force"]).expect(0).result();
+    assert_eq!(room.read("config/app.yaml"), "key: value\n");
+    let safety = PathBuf::from(forced["safety_backup"].as_str().unwrap());
+    room.restore(&safety, &["--target", "before"]).expect(0);
+    assert_eq!(room.read("before/notes"), "second");
+    // To where it came from, configuration too.
+    room.restore(&safety, &["--force", "--no-safety-backup"]).expect(0);
+    assert_eq!(room.read("app/notes"), "second");
+    assert_eq!(room.read("config/app.yaml"), "key: second");
+    // A part, with the log that goes with it; the rest stays as it is.
+    fs::write(room.path("app/app.db-wal"), "newer").unwrap();
+    let forced = room.restore(&archive, &["app.db", "--force"]).expect(0).result();
+    assert!(!room.path("app/app.db-wal").exists());
+    let safety = PathBuf::from(forced["safety_backup"].as_str().unwrap());
+    room.restore(&safety, &["--target", "log", "--no-check"]).expect(0);
+    assert_eq!(room.names("log"), ["app.db", "app.db-wal"]);
+    room.restore(&safety, &["--force", "--no-safety-backup", "--no-check"]).expect(0);
+    assert_eq!(
+        (room.read("app/app.db-wal"), room.read("app/notes")),
+        ("newer".into(), "second".into())
+    );
+}
+
+#[test]
+fn a_restore_never_replaces_its_backup() {
+    let room = Room::new();
+    let archive = room.create(&[]);
+    let before = room.names("out");
+    let refused = room.restore(&archive, &["--target", "out", "--force"]).expect(2);
+    assert!(refused.stdout.contains("lies in"), "{}", refused.stdout);
+    room.restore(&archive, &["--target", "out", "--dry-run"]).expect(2);
+    assert_eq!(room.names("out"), before);
+}
+
+/// Nobody vouches for an archive that is not sealed: it does not choose where it goes.
+#[test]
+fn an_unsealed_backup_is_told_where_it_goes() {
+    let room = Room::new();
+    let plain = room.create(&["--no-encrypt"]);
+    fs::write(room.path("app/notes"), "second").unwrap();
+    let refused = room.restore(&plain, &["--force"]).expect(23).result();
+    assert!(refused["hint"].as_str().unwrap().contains("--target"));
+    assert_eq!(room.read("app/notes"), "second");
+    // What is saved of the target is no less secret than it was.
+    fs::write(room.path("app/.env"), "API_KEY=0123456789abcdef").unwrap();
+    let words = ["restore", plain.to_str().unwrap(), "--target", "app", "--force", "--json"];
+    room.run(&words).expect(24);
+    assert_eq!(room.read("app/notes"), "second");
+    let forced = room.restore(&plain, &["--target", "app", "--force"]).expect(0).result();
+    let safety = PathBuf::from(forced["safety_backup"].as_str().unwrap());
+    let bytes = Command::new("zstd").arg("-dc").arg(&safety).output().unwrap().stdout;
+    let seen = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+    assert!(seen(b"second") && !seen(b"0123456789abcdef"));
+    room.restore(&safety, &[".env", "--target", "env"]).expect(0);
+    assert_eq!(room.read("env/.env"), "API_KEY=0123456789abcdef");
+}
+
+#[test]
+fn configuration_files_of_one_name_and_none() {
+    let room = Room::new();
+    fs::create_dir(room.path("other")).unwrap();
+    fs::write(room.path("other/app.yaml"), "other").unwrap();
+    fs::write(room.path("other/b.env"), "secret").unwrap();
+    let config = ["--config", "config/app.yaml", "--config", "other/app.yaml"];
+    let archive = room.create(&[&config[..], &["--config", "other/b.env"]].concat());
+    room.restore(&archive, &["--config-only", "--target", "all"]).expect(0);
+    let below = |name: &str| format!("all{}/{name}", room.path("other").display());
+    assert_eq!(
+        (room.read("all/app.yaml"), room.read("all/b.env")),
+        ("key: value\n".into(), "secret".into())
+    );
+    assert_eq!(room.read(&below("app.yaml")), "other");
+    // Left out, by a pattern and by what they are.
+    let some =
+        room.create(&[&config[..], &["--config", "other/b.env", "--exclude", "b.env"]].concat());
+    room.restore(&some, &["--config-only", "--target", "some"]).expect(0);
+    assert!(room.path("some/app.yaml").exists() && !room.path("some/b.env").exists());
+    let none = room.create(&[&config[..], &["--exclude", "config"]].concat());
+    room.restore(&none, &["--config-only", "--target", "none"]).expect(38);
+    let only = room.create(&[&config[..], &["--include", "config"]].concat());
+    room.restore(&only, &["--config-only", "--target", "only"]).expect(0);
+    assert_eq!(room.read("only/app.yaml"), "key: value\n");
+}
+
+#[test]
+fn named_in_short_and_wrongly() {
+    let room = Room::new();
+    fs::create_dir_all(room.path("home/data/strongroom")).unwrap();
+    symlink(room.path("out"), room.path("home/data/strongroom/backups")).unwrap();
+    let archive = room.create(&[]);
+    let file = archive.file_name().unwrap().to_str().unwrap();
+    let stem = file.split_once(".tar").unwrap().0;
+    for name in [file, stem, &stem[4..], &stem[4..].replace('-', "_")] {
+        let _ = fs::remove_dir_all(room.path("there"));
+        room.restore(Path::new(name), &["--target", "there"]).expect(0);
+        room.same("app", "there");
+    }
+    room.restore(Path::new("nothing"), &["--target", "never"]).expect(1);
+    fs::create_dir(room.path("empty")).unwrap();
+    room.run(&["verify", "empty"]).expect(39);
+    let hint = room.run(&["cleanup", "7"]).expect(2).stderr;
+    assert!(hint.contains("--keep-within 7d"), "{hint}");
+    // Of two, one needs the other.
+    let later = room.create(&["--type", "incremental"]);
+    let both = [archive.to_str().unwrap(), later.to_str().unwrap()];
+    room.run(&["delete", both[0], both[1], "--yes"]).expect(0);
+    assert!(!archive.exists() && !later.exists());
+}
+
 #[test]
 fn as_an_ordinary_user() {
     support::as_an_ordinary_user("as_an_ordinary_user");

@@ -122,6 +122,11 @@ impl Keyring {
         self
     }
 
+    /// Whether there is a secret in it.
+    pub fn has_secret(&self) -> bool {
+        !self.secrets.is_empty()
+    }
+
     /// A new key set with a slot for each secret of the ring.
     ///
     /// # Errors

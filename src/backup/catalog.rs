@@ -122,6 +122,19 @@ impl Catalog {
             .collect()
     }
 
+    /// The file names of the backups that need this one, or may: of a later one of its name whose notes
+    /// are lost nobody knows.
+    pub fn possible_dependents(&self, backup: &Backup) -> Vec<String> {
+        let may_need = |one: &&Backup| {
+            one.sidecar.is_err()
+                && one.name.name == backup.name.name
+                && one.name.created > backup.name.created
+        };
+        let mut files = backup.id().map(|id| self.dependents(id)).unwrap_or_default();
+        files.extend(self.backups.iter().filter(may_need).map(Backup::file_name));
+        files
+    }
+
     /// Where the archives of a chain lie.
     ///
     /// # Errors
@@ -144,17 +157,14 @@ impl Catalog {
             .collect()
     }
 
-    /// Deletes backups with their notes: those that need others first, so that no moment leaves
-    /// one without what it needs.
+    /// Whether these may go.
     ///
     /// # Errors
-    /// [`Error::Needed`] before anything is deleted, where one that stays needs one that goes;
-    /// when a file cannot be removed.
-    pub fn delete(&self, goes: &[&Backup]) -> Result<()> {
+    /// [`Error::Needed`], where one that stays needs one of them, or may.
+    pub fn check_needed(&self, goes: &[&Backup]) -> Result<()> {
         for backup in goes {
-            let Some(id) = backup.id() else { continue };
             let needed_by: Vec<_> = self
-                .dependents(id)
+                .possible_dependents(backup)
                 .into_iter()
                 .filter(|file| !goes.iter().any(|other| other.file_name() == *file))
                 .collect();
@@ -162,6 +172,17 @@ impl Catalog {
                 return Err(Error::Needed { path: backup.path.clone(), needed_by });
             }
         }
+        Ok(())
+    }
+
+    /// Deletes backups with their notes: those that need others first, so that no moment leaves
+    /// one without what it needs.
+    ///
+    /// # Errors
+    /// [`Error::Needed`] before anything is deleted, where one that stays needs one that goes;
+    /// when a file cannot be removed.
+    pub fn delete(&self, goes: &[&Backup]) -> Result<()> {
+        self.check_needed(goes)?;
         let mut goes = goes.to_vec();
         goes.sort_by_key(|backup| std::cmp::Reverse(backup.chain().len()));
         for backup in goes {

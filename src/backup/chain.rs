@@ -1,16 +1,17 @@
 //! A backup with all that it needs, and restoring what it is a backup of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use sha2::{Digest as _, Sha256};
 
 use super::catalog::Catalog;
 use super::error::{Error, Result};
-use super::sealed;
+use super::sealed::{self, Inner};
 use crate::archive::{
     self, ArchiveId, ArchiveReader, Control, ExtractOptions, IndexEntry, Keyring, SectionName,
-    Select, Where,
+    Select, TakeLine, Where,
 };
 use crate::tree::{Digest, EntryKind, Metadata, TreePath, TreeWriter};
 
@@ -19,6 +20,8 @@ pub struct Chain<'a> {
     last: ArchiveReader,
     keyring: &'a Keyring,
     needed: HashMap<ArchiveId, ArchiveReader>,
+    /// What is sealed in a backup that is not, once it was wanted.
+    inner: OnceLock<Inner>,
 }
 
 /// What was restored.
@@ -81,7 +84,7 @@ impl<'a> Chain<'a> {
                 needed.insert(id, reader);
             }
         }
-        Ok(Self { last, keyring, needed })
+        Ok(Self { last, keyring, needed, inner: OnceLock::new() })
     }
 
     /// The backup itself.
@@ -94,13 +97,42 @@ impl<'a> Chain<'a> {
         self.needed.values()
     }
 
+    /// What is sealed in a backup that is not; `None` where nothing is, or no secret is at hand.
+    fn inner(&self, control: Control<'_>) -> Result<Option<&Inner>> {
+        if !sealed::has_sealed_files(self.last.metadata()) || !self.keyring.has_secret() {
+            return Ok(None);
+        }
+        if let Some(inner) = self.inner.get() {
+            return Ok(Some(inner));
+        }
+        let inner = Inner::take_out(&self.last, self.keyring, control)?;
+        Ok(Some(self.inner.get_or_init(|| inner)))
+    }
+
+    /// The lines of the index; those of what is sealed in a backup that is not, too, where its secret
+    /// is at hand.
+    ///
+    /// # Errors
+    /// What is wrong with the index, or an error of `take`.
+    pub fn lines(&self, control: Control<'_>, take: &mut TakeLine<'_>) -> Result<()> {
+        self.last.index(control, take)?;
+        if let Some(inner) = self.inner(control)? {
+            let quiet = Control { cancelled: control.cancelled, progress: &() };
+            inner.reader.index(quiet, &mut |line| {
+                // The directories on the way to them are listed already.
+                if line.entry.metadata.kind == EntryKind::Directory { Ok(()) } else { take(line) }
+            })?;
+        }
+        Ok(())
+    }
+
     /// How much is selected.
     ///
     /// # Errors
     /// What is wrong with the index.
     pub fn measure(&self, select: Select<'_>, control: Control<'_>) -> Result<Selected> {
         let mut selected = Selected::default();
-        self.last.index(control, &mut |line| {
+        self.lines(control, &mut |line| {
             let metadata = &line.entry.metadata;
             if select(&line.section, &line.entry.path, metadata.kind) {
                 selected.entries += 1;
@@ -122,11 +154,10 @@ impl<'a> Chain<'a> {
         control: Control<'_>,
         take: &mut dyn FnMut(&SectionName, &TreePath),
     ) -> Result<()> {
-        self.last.index(control, &mut |line| {
+        self.lines(control, &mut |line| {
             take(&line.section, &line.entry.path);
             Ok(())
-        })?;
-        Ok(())
+        })
     }
 
     /// Restores what is selected to empty places, one writer for each section. To be relied on
@@ -172,8 +203,8 @@ impl<'a> Chain<'a> {
             }
         }
         if sealed::has_sealed_files(self.last.metadata()) {
-            restored.entries +=
-                sealed::restore(&self.last, self.keyring, targets, &select_more, control)?;
+            let inner = self.inner(control)?.ok_or(archive::Error::NoSecret)?;
+            restored.entries += inner.restore(targets, &select_more, control)?;
         }
         let writer = |section: &SectionName| {
             targets.iter().find(|(name, _)| name == section).map(|(_, writer)| *writer)
@@ -225,13 +256,20 @@ impl<'a> Chain<'a> {
         Ok(borrowed)
     }
 
-    /// Checks that every archive of the chain is whole, and that what the backup needs of the
-    /// others is in them.
+    /// Checks that every archive of the chain is whole (but those in `known`, to which it adds them),
+    /// and that what the backup needs of the others is in them.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn verify(&self, control: Control<'_>) -> Result<archive::Passed> {
+    pub fn verify(
+        &self,
+        known: &mut HashSet<ArchiveId>,
+        control: Control<'_>,
+    ) -> Result<archive::Passed> {
         let passed = self.last.verify(control)?;
+        if let Some(inner) = self.inner(control)? {
+            inner.reader.verify(control)?;
+        }
         let mut rest = Rest::default();
         let quiet = Control { cancelled: control.cancelled, progress: &() };
         if !self.needed.is_empty() {
@@ -245,11 +283,15 @@ impl<'a> Chain<'a> {
             let reader =
                 self.needed.get(id).ok_or(Error::Incomplete { missing: expected, expected })?;
             reader.index(quiet, &mut |line| find(files, line))?;
+            if known.insert(*id) {
+                reader.verify(control)?;
+            }
             let missing = files.values().filter(|file| !file.found).count() as u64;
             if missing > 0 {
                 return Err(Error::Incomplete { missing, expected });
             }
         }
+        known.insert(self.last.metadata().id);
         Ok(passed)
     }
 }

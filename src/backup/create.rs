@@ -119,7 +119,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let sealed_apart = match request.sensitive.as_ref().filter(|_| keys.is_none()) {
         Some(sensitive) if sealed::has_sensitive(sensitive.files, sources, filter)? => {
             let created = Timestamp { seconds: name.created, nanoseconds: 0 };
-            sealed::write(sensitive, sources, filter, catalog.directory(), created, options)?
+            let (output, verify) = (catalog.directory(), request.verify);
+            sealed::write(sensitive, sources, filter, output, created, verify, options)?
         }
         _ => None,
     };

@@ -54,10 +54,11 @@ pub struct Component {
 
 impl Component {
     /// Whether `name` means this component: its name, its kind, or the last part of one of its
-    /// paths with or without what follows a dot.
+    /// paths with or without what follows a dot; `config` means all configuration files.
     pub fn is_called(&self, name: &str) -> bool {
         let same = |other: &str| other.eq_ignore_ascii_case(name);
-        same(&self.name)
+        (self.config && same("config"))
+            || same(&self.name)
             || same(&self.kind)
             || self.paths.iter().any(|path| {
                 let last = String::from_utf8_lossy(path.name().unwrap_or_default()).into_owned();

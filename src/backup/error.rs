@@ -112,6 +112,20 @@ pub enum Error {
         /// Where the previous content is.
         aside: PathBuf,
     },
+    /// The backup lies in what its restore would replace.
+    #[error(
+        "{} lies in {}, which would be replaced with everything in it; nothing was changed",
+        .archive.display(), .target.display()
+    )]
+    BackupInTarget {
+        /// The backup, or one that it needs.
+        archive: PathBuf,
+        /// The target.
+        target: PathBuf,
+    },
+    /// An earlier restore to the target was interrupted between its renames.
+    #[error("an earlier restore was interrupted half-way; what it left is in {}", .0.display())]
+    Unfinished(PathBuf),
     /// A schedule's expression, or the schedule itself.
     #[error("{0}")]
     Schedule(String),

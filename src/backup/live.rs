@@ -228,9 +228,10 @@ impl Drop for LiveTree {
     }
 }
 
-/// Whether this is our own directory, or in it.
+/// Whether this is a directory in which we work, or in one.
 pub(super) fn is_scratch(path: &TreePath) -> bool {
-    path.as_bytes().starts_with(SCRATCH_PREFIX.as_bytes())
+    let prefixes = [SCRATCH_PREFIX, super::place::PREFIX, super::verify::TEST_PREFIX];
+    path.components().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes())))
 }
 
 /// Removes what a process that was killed left in the source.

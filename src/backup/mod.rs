@@ -26,8 +26,11 @@ pub use error::{Error, Result};
 pub use filter::{Filter, Terms};
 pub use live::{InUse, LiveTree, in_use, store_of};
 pub use name::{BackupName, name_of, sidecar_path};
-pub use place::{Extent, Place, Placed};
-pub use restore::{RestoreOutcome, RestoreRequest, StoreCheck, Target, check_stores, restore};
+pub use place::{Extent, Place, Placed, Recovered, recover, unfinished};
+pub use restore::{
+    Replaced, RestoreOutcome, RestoreRequest, StoreCheck, Target, check_stores,
+    refuse_to_replace_backups, restore,
+};
 pub use retention::{Decision, Policy, Reason, decide};
 pub use sealed::{SEALED_SECTION, Sensitive, has_sealed_files, has_sensitive};
 pub use sidecar::{ComponentNote, Sidecar};

@@ -4,29 +4,34 @@
 //! Everything happens below one directory that stays: the target itself where only parts of it
 //! change (or something is mounted there), else the directory that holds it. What was restored
 //! lies in `.strongroom-restore-ID/new` there, what it replaces ends up in the same place or in
-//! `old`. A journal names each rename with the inodes it is about; whoever finds one that was not
-//! completed undoes it.
+//! `old`. A journal names each rename with the inodes it is about; whoever finds one of a restore that
+//! was interrupted finishes or undoes that.
 
 mod plan;
+mod recover;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use self::plan::Plan;
+pub(super) use self::recover::UNDONE;
+use self::recover::undo;
+pub use self::recover::{Recovered, recover, unfinished};
 use super::error::{Error, Result};
 use crate::crypto::random_array;
 use crate::tree::{self, EntryKind, LocalTree, Rename, TreePath, TreeReader as _, TreeWriter as _};
 
-const PREFIX: &str = ".strongroom-restore-";
+pub(super) const PREFIX: &str = ".strongroom-restore-";
 const JOURNAL: &[u8] = b"journal.json";
+/// The journal while it is being written.
+const JOURNAL_NEW: &[u8] = b"journal.new";
 const NEW: &[u8] = b"new";
 const OLD: &[u8] = b"old";
-/// Longest journal that is read.
-const JOURNAL_LIMIT: u64 = 1 << 30;
 /// What lies beside a SQLite database and belongs to it.
 const SIBLINGS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
 
@@ -54,7 +59,10 @@ pub struct Place {
     _lock: OwnedFd,
     /// Renames that were made.
     journal: Journal,
+    /// What lies in the staging directory must not be removed.
     kept: bool,
+    /// The way back was given up.
+    settled: bool,
 }
 
 /// The way back.
@@ -86,12 +94,11 @@ pub struct Placed {
 }
 
 impl Place {
-    /// Prepares `target`, which need not exist. Undoes what an earlier restore to it left
-    /// unfinished; `true` beside the place where there was one.
+    /// Prepares `target`, which need not exist, and in which nothing may be [`unfinished`].
     ///
     /// # Errors
     /// When nothing can be written there.
-    pub fn prepare(target: &Path, extent: Extent) -> Result<(Self, bool)> {
+    pub fn prepare(target: &Path, extent: Extent) -> Result<Self> {
         let known = target.canonicalize().ok();
         // Where nothing is, parts of it are all of it.
         let extent = if known.is_none() { Extent::Whole } else { extent };
@@ -101,7 +108,13 @@ impl Place {
                 let problem = "it is not a directory".to_owned();
                 return Err(Error::Target { path: path.clone(), problem });
             }
-            Some(path) if extent != Extent::Whole || is_mount_point(path) => Some(path.clone()),
+            Some(path)
+                if extent != Extent::Whole
+                    || is_mount_point(path)
+                    || !may_be_written_beside(path) =>
+            {
+                Some(path.clone())
+            }
             Some(_) => None,
         };
         let (shown, target) = match (inside, known) {
@@ -110,7 +123,6 @@ impl Place {
         };
         std::fs::create_dir_all(&shown).map_err(Error::io("create", &shown))?;
         let base = LocalTree::open(&shown)?;
-        let recovered = recover(&base, &shown)?;
         let id: String = random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
         let staging = name(format!("{PREFIX}{id}").as_bytes())?;
         base.create_directory(&staging)?;
@@ -118,9 +130,8 @@ impl Place {
         base.create_directory(&below(&staging, NEW)?)?;
         base.create_directory(&below(&staging, OLD)?)?;
         let journal = Journal::default();
-        let place =
-            Self { base, shown, target, staging, extent, _lock: lock, journal, kept: false };
-        Ok((place, recovered))
+        let (kept, settled) = (false, false);
+        Ok(Self { base, shown, target, staging, extent, _lock: lock, journal, kept, settled })
     }
 
     /// Where to restore to.
@@ -128,12 +139,24 @@ impl Place {
         self.shown.join(self.staging.as_path()).join("new")
     }
 
-    /// Whether anything that is there now would go.
+    /// What is there now and would go, below the target; the root where all of it would. Empty
+    /// directories do not count.
     ///
     /// # Errors
     /// When the target cannot be looked at.
-    pub fn replaces(&self) -> Result<bool> {
-        Ok(self.plan()?.0.iter().any(|step| step.old.is_some() && !self.is_empty(&step.target)))
+    pub fn replaced(&self) -> Result<Vec<TreePath>> {
+        let (steps, _) = self.plan()?;
+        steps
+            .iter()
+            .filter(|step| step.old.is_some() && !self.is_empty(&step.target))
+            .map(|step| self.below_target(&step.target))
+            .collect()
+    }
+
+    fn below_target(&self, path: &TreePath) -> Result<TreePath> {
+        path.components()
+            .skip(self.target.depth())
+            .try_fold(TreePath::root(), |path, name| below(&path, name))
     }
 
     fn is_empty(&self, path: &TreePath) -> bool {
@@ -156,6 +179,8 @@ impl Place {
         };
         self.journal.steps = steps;
         self.write_journal()?;
+        // From the first rename on, what was there may lie in the staging directory.
+        self.kept = true;
         for at in 0..self.journal.steps.len() {
             let step = self.journal.steps[at].clone();
             if let Err(error) = self.take(&step) {
@@ -166,6 +191,8 @@ impl Place {
         }
         if let Some(entry) = metadata
             && let Err(error) = self.base.set_metadata(&TreePath::root(), &entry.metadata)
+            // Somebody else's directory stays as that one wants it.
+            && !matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
         {
             return Err(self.undo_after(error.into()));
         }
@@ -180,12 +207,15 @@ impl Place {
     /// # Errors
     /// [`Error::HalfWay`].
     pub fn undo(&mut self) -> Result<()> {
-        undo(&self.base, &self.journal).inspect_err(|_| self.kept = true)?;
+        undo(&self.base, &self.journal)?;
+        self.base.sync()?;
+        self.kept = false;
         self.journal.steps.clear();
-        Ok(self.base.sync()?)
+        Ok(())
     }
 
-    fn undo_after(&mut self, error: Error) -> Error {
+    /// Undoes, and tells why: `error`, or that this failed, too.
+    pub(super) fn undo_after(&mut self, error: Error) -> Error {
         match self.undo() {
             Ok(()) => error,
             Err(again) => Error::HalfWay {
@@ -195,21 +225,32 @@ impl Place {
         }
     }
 
-    /// Gives up the way back, and removes what was replaced. Where it cannot all be removed, the rest
-    /// of it is left in the directory that is returned.
+    /// Gives up the way back: what was put in place stays, whatever happens.
     ///
     /// # Errors
-    /// When the way back cannot be given up: the next restore takes it then.
-    pub fn finish(mut self) -> Result<Option<PathBuf>> {
+    /// When that cannot be written down. Everything is in place all the same, and the next restore
+    /// finds that.
+    pub fn settle(&mut self) -> Result<()> {
+        self.remove_journal()?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// Removes what was replaced, if the way back is given up. Where it cannot all be removed, the rest
+    /// of it is left in the directory that is returned.
+    pub fn finish(mut self) -> Option<PathBuf> {
+        let removed = self.settled && self.base.remove(&self.staging).is_ok();
+        self.kept = true;
+        (!removed).then(|| self.shown.join(self.staging.as_path()))
+    }
+
+    fn remove_journal(&self) -> Result<()> {
         let journal = below(&self.staging, JOURNAL)?;
         if self.base.existing(&journal)?.is_some() {
             self.base.remove(&journal)?;
-            // From here on what is left is only to be removed.
             self.base.sync()?;
         }
-        self.kept = true;
-        let removed = self.base.remove(&self.staging);
-        Ok(removed.is_err().then(|| self.shown.join(self.staging.as_path())))
+        Ok(())
     }
 
     fn take(&self, step: &Step) -> Result<()> {
@@ -242,14 +283,14 @@ impl Place {
         };
         match &self.extent {
             Extent::Whole if !self.target.is_root() => plan.put(&TreePath::root())?,
-            Extent::Whole => plan.all(&self.staging)?,
+            Extent::Whole => plan.all()?,
             Extent::Parts(parts) => {
                 for part in parts {
                     plan.part(part)?;
                 }
             }
             Extent::Missing => plan.missing()?,
-            Extent::Keeping(kept) => plan.keeping(kept, &self.staging)?,
+            Extent::Keeping(kept) => plan.keeping(kept)?,
         }
         Ok((plan.steps, plan.skipped))
     }
@@ -264,17 +305,22 @@ impl Place {
         metadata.mode = 0o600;
         metadata.size = bytes.len() as u64;
         metadata.xattrs.clear();
-        let mut file = self.base.create_file(&path)?;
+        // Whoever finds a journal finds all of it.
+        let unnamed = below(&self.staging, JOURNAL_NEW)?;
+        let mut file = self.base.create_file(&unnamed)?;
         file.write_at(&bytes, 0)?;
         file.finish(&metadata)?;
+        self.base.sync()?;
+        self.base.rename(&unnamed, &path, Rename::NoReplace)?;
         Ok(self.base.sync()?)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.kept {
-            // Whatever was put in place was undone; a leftover is found and removed later.
+        // The journal first: what is left of the rest must not be taken for something half done.
+        if !self.kept && self.remove_journal().is_ok() {
+            // A leftover is found and removed later.
             let _ = self.base.remove(&self.staging);
         }
     }
@@ -285,62 +331,7 @@ fn children(base: &LocalTree, directory: &TreePath) -> Result<Vec<TreePath>> {
     base.names(directory)?.iter().map(|bytes| name(bytes)).collect()
 }
 
-/// Undoes what an interrupted restore left below this directory, and removes what is left of
-/// others; whether there was anything to undo.
-fn recover(base: &LocalTree, shown: &Path) -> Result<bool> {
-    let mut recovered = false;
-    for staging in children(base, &TreePath::root())? {
-        if !staging.as_bytes().starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
-        let shown = shown.join(staging.as_path());
-        // Somebody is at work there.
-        let Ok(_lock) = lock(&shown) else { continue };
-        let journal = shown.join("journal.json");
-        if journal.metadata().is_ok_and(|status| status.is_file() && status.len() < JOURNAL_LIMIT) {
-            let bytes = std::fs::read(&journal).map_err(Error::io("read", &journal))?;
-            let journal: Journal = serde_json::from_slice(&bytes)
-                .map_err(|error| Error::io("understand", &journal)(std::io::Error::other(error)))?;
-            undo(base, &journal)?;
-            base.remove(&below(&staging, JOURNAL)?)?;
-            base.sync()?;
-            recovered = true;
-        }
-        // What cannot be removed is in nobody's way.
-        let _ = base.remove(&staging);
-    }
-    Ok(recovered)
-}
-
-/// Takes the steps back, the last one first; those that were not made are passed over.
-fn undo(base: &LocalTree, journal: &Journal) -> Result<()> {
-    let inode = |path: &TreePath| -> Result<Option<u64>> {
-        Ok(base.existing(path)?.map(|entry| entry.inode))
-    };
-    for Step { target, new, old } in journal.steps.iter().rev() {
-        let present = inode(target)?;
-        if let Some((staged, number)) = new
-            && present == Some(*number)
-            && inode(staged)? != Some(*number)
-        {
-            match old {
-                Some((_, old)) if inode(staged)? == Some(*old) => {
-                    base.rename(staged, target, Rename::Exchange)?;
-                    continue;
-                }
-                _ => base.rename(target, staged, Rename::NoReplace)?,
-            }
-        }
-        if let Some((aside, number)) = old
-            && inode(aside)? == Some(*number)
-        {
-            base.rename(aside, target, Rename::NoReplace)?;
-        }
-    }
-    Ok(())
-}
-
-fn lock(directory: &Path) -> Result<OwnedFd> {
+pub(super) fn lock(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(directory, flags, Mode::empty())
         .map_err(Error::errno("open", directory))?;
@@ -359,6 +350,15 @@ fn split(target: &Path) -> Result<(PathBuf, TreePath)> {
         _ => PathBuf::from("."),
     };
     Ok((parent, name(last.as_bytes())?))
+}
+
+/// Whether the directory that holds this one can be written, so that it can be replaced as a whole.
+fn may_be_written_beside(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD};
+    let Some(parent) = path.parent() else { return false };
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    let asked = rustix::fs::accessat(CWD, parent, access, AtFlags::EACCESS);
+    !matches!(asked, Err(Errno::ACCESS | Errno::ROFS | Errno::PERM))
 }
 
 fn is_mount_point(path: &Path) -> bool {

@@ -1,13 +1,14 @@
 //! Restoring a backup: to a place of its own first, checked there, then put in place.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::chain::{Chain, Restored};
 use super::error::{Error, Result};
-use super::place::{Extent, Place, Placed};
+use super::place::{Extent, Place, Placed, unfinished};
 use crate::archive::{Control, SectionName, Select};
 use crate::stores::{self, CheckOptions, CheckReport, Outcome};
-use crate::tree::{self, LocalTree, TreeWriter};
+use crate::tree::{self, LocalTree, TreePath, TreeWriter};
 
 /// Where one section goes.
 #[derive(Clone, Debug)]
@@ -61,25 +62,75 @@ pub struct RestoreOutcome {
     pub stores: Vec<StoreCheck>,
     /// How many entries have not the owners or attributes that only root may give.
     pub let_go_of: u64,
-    /// Whether an earlier restore had been interrupted, and was undone first.
-    pub recovered: bool,
     /// Where something of what was replaced is left, because it cannot be removed.
     pub leftovers: Vec<PathBuf>,
 }
 
+/// What of a target is going to be replaced.
+#[derive(Clone, Debug)]
+pub struct Replaced<'a> {
+    /// The target.
+    pub target: &'a Target,
+    /// What of it, with all that it holds; the root: everything.
+    pub paths: Vec<TreePath>,
+}
+
+/// Refuses a restore that would replace the backup that it restores from, or the directory of it,
+/// where what is replaced is saved.
+///
+/// # Errors
+/// [`Error::BackupInTarget`].
+pub fn refuse_to_replace_backups(chain: &Chain<'_>, targets: &[Target]) -> Result<()> {
+    for reader in std::iter::once(chain.reader()).chain(chain.needed()) {
+        let archive = reader.path();
+        let directory = match archive.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        for path in [directory, archive].iter().filter_map(|path| path.canonicalize().ok()) {
+            if let Some(target) = targets.iter().find(|target| target.goes_with(&path)) {
+                let (archive, target) = (archive.to_owned(), target.path.clone());
+                return Err(Error::BackupInTarget { archive, target });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Target {
+    /// Whether a file or directory, by its canonical path, is replaced or removed.
+    fn goes_with(&self, path: &Path) -> bool {
+        let Ok(root) = self.path.canonicalize() else { return false };
+        let Ok(inside) = path.strip_prefix(&root) else { return false };
+        let Ok(inside) = TreePath::new(inside.as_os_str().as_bytes()) else { return true };
+        match &self.extent {
+            Extent::Whole => true,
+            Extent::Missing => false,
+            Extent::Parts(parts) => parts.iter().any(|part| inside.is_within(part)),
+            Extent::Keeping(kept) => !kept.iter().any(|kept| inside.is_within(kept)),
+        }
+    }
+}
+
 /// Restores. `before` is called when all is restored and checked, before anything of the targets
-/// changes, with those of them of which something is going to be replaced: to ask, or to save what
-/// is there.
+/// changes, with what of them is going to be replaced: to ask, or to save what is there.
 ///
 /// # Errors
 /// When the backup cannot be read, the target not be written, a store is damaged, or `before`
 /// fails. The targets are then as they were before.
 pub fn restore(
     request: &RestoreRequest<'_>,
-    before: &mut dyn FnMut(&[&Target]) -> Result<()>,
+    before: &mut dyn FnMut(&[Replaced<'_>]) -> Result<()>,
 ) -> Result<RestoreOutcome> {
+    refuse_to_replace_backups(request.chain, request.targets)?;
     let mut outcome = RestoreOutcome::default();
     let mut places = Vec::new();
+    let _made = Shared::make(request.targets)?;
+    for target in request.targets {
+        if let Some(left) = unfinished(&target.path)?.pop() {
+            return Err(Error::Unfinished(left));
+        }
+    }
     for target in request.targets {
         if !request.replace
             && matches!(target.extent, Extent::Whole | Extent::Keeping(_))
@@ -87,9 +138,7 @@ pub fn restore(
         {
             return Err(Error::NotEmpty(target.path.clone()));
         }
-        let (place, recovered) = Place::prepare(&target.path, target.extent.clone())?;
-        outcome.recovered |= recovered;
-        places.push(place);
+        places.push(Place::prepare(&target.path, target.extent.clone())?);
     }
     let trees: Vec<LocalTree> = places
         .iter()
@@ -119,11 +168,12 @@ pub fn restore(
     }
     let mut replaced = Vec::new();
     for (place, target) in places.iter().zip(request.targets) {
-        if place.replaces()? {
+        let paths = place.replaced()?;
+        if !paths.is_empty() {
             if !request.replace {
                 return Err(Error::NotEmpty(target.path.clone()));
             }
-            replaced.push(target);
+            replaced.push(Replaced { target, paths });
         }
     }
     before(&replaced)?;
@@ -135,17 +185,46 @@ pub fn restore(
                 outcome.placed.skipped += placed.skipped;
             }
             Err(error) => {
-                for place in places[..at].iter_mut().rev() {
-                    place.undo()?;
-                }
-                return Err(error);
+                let before = places[..at].iter_mut().rev();
+                return Err(before.fold(error, |error, place| place.undo_after(error)));
             }
         }
     }
-    for place in places {
-        outcome.leftovers.extend(place.finish()?);
+    // All are kept before anything of one is given up. One that cannot be told so is in place all the
+    // same: what it replaced is left for the next restore to remove.
+    for place in &mut places {
+        let _ = place.settle();
     }
+    outcome.leftovers.extend(places.into_iter().filter_map(Place::finish));
     Ok(outcome)
+}
+
+/// Directories that are missing and in which more than one section goes: none of those may take the
+/// place of the whole. Dropped, they go again where they are empty.
+struct Shared<'a>(Vec<&'a Path>);
+
+impl<'a> Shared<'a> {
+    fn make(targets: &'a [Target]) -> Result<Self> {
+        let mut shared = Self(Vec::new());
+        for (at, target) in targets.iter().enumerate() {
+            let mut others = targets.iter().enumerate().filter(|(other, _)| *other != at);
+            if !target.path.exists()
+                && others.any(|(_, other)| other.path.starts_with(&target.path))
+            {
+                std::fs::create_dir_all(&target.path).map_err(Error::io("create", &target.path))?;
+                shared.0.push(&target.path);
+            }
+        }
+        Ok(shared)
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        for directory in &self.0 {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
 }
 
 fn is_empty(directory: &Path) -> Result<bool> {

@@ -44,6 +44,7 @@ pub(super) fn write(
     filter: &Filter,
     output: &Path,
     created: Timestamp,
+    verify: bool,
     options: &WriteOptions<'_>,
 ) -> Result<Option<TempDir>> {
     let excludes: Vec<_> = sources
@@ -79,6 +80,10 @@ pub(super) fn write(
     let options = WriteOptions { progress: &(), ..*options };
     let mut pending = PendingArchive::create(directory.path())?;
     pending.write(Some(sensitive.keys), &description, &sections, &mut |_, _| None, &options)?;
+    if verify {
+        let control = Control { cancelled: options.cancelled, progress: options.progress };
+        pending.reader_with(Some(sensitive.keys))?.verify(control)?;
+    }
     pending.publish(FILE)?;
     Ok(Some(directory))
 }
@@ -103,25 +108,41 @@ pub fn has_sensitive(sensitive: &Terms, sources: &[Source<'_>], filter: &Filter)
     Ok(false)
 }
 
-/// Takes the inner archive out of `reader` and extracts from it what is selected.
-pub(super) fn restore(
-    reader: &ArchiveReader,
-    keyring: &Keyring,
-    targets: &[(SectionName, &dyn TreeWriter)],
-    select: Select<'_>,
-    control: Control<'_>,
-) -> Result<u64> {
-    // What lies there for a moment is sealed.
-    let directory = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-    let tree = LocalTree::open(directory.path())?;
-    let name = section();
-    let own: [(SectionName, &dyn TreeWriter); 1] = [(name.clone(), &tree)];
-    let only = |section: &SectionName, _: &TreePath, _: EntryKind| *section == name;
-    let options = ExtractOptions { targets: &own, select: &only, devices: false };
-    let quiet = Control { cancelled: control.cancelled, progress: &() };
-    reader.extract(&options, quiet)?;
-    let inner = ArchiveReader::open(&directory.path().join(FILE), keyring)?;
-    let options = ExtractOptions { targets, select, devices: false };
-    let (_, extracted) = inner.extract_part(&options, control, &mut |_| Ok(()))?;
-    Ok(extracted.entries)
+/// The archive in an archive, taken out of it: what lies there for a while is sealed.
+pub(super) struct Inner {
+    /// What it says and holds.
+    pub(super) reader: ArchiveReader,
+    _directory: TempDir,
+}
+
+impl Inner {
+    /// Takes it out of `outer`.
+    pub(super) fn take_out(
+        outer: &ArchiveReader,
+        keyring: &Keyring,
+        control: Control<'_>,
+    ) -> Result<Self> {
+        let directory = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        let tree = LocalTree::open(directory.path())?;
+        let name = section();
+        let own: [(SectionName, &dyn TreeWriter); 1] = [(name.clone(), &tree)];
+        let only = |section: &SectionName, _: &TreePath, _: EntryKind| *section == name;
+        let options = ExtractOptions { targets: &own, select: &only, devices: false };
+        let quiet = Control { cancelled: control.cancelled, progress: &() };
+        outer.extract(&options, quiet)?;
+        let reader = ArchiveReader::open(&directory.path().join(FILE), keyring)?;
+        Ok(Self { reader, _directory: directory })
+    }
+
+    /// Extracts what is selected.
+    pub(super) fn restore(
+        &self,
+        targets: &[(SectionName, &dyn TreeWriter)],
+        select: Select<'_>,
+        control: Control<'_>,
+    ) -> Result<u64> {
+        let options = ExtractOptions { targets, select, devices: false };
+        let (_, extracted) = self.reader.extract_part(&options, control, &mut |_| Ok(()))?;
+        Ok(extracted.entries)
+    }
 }

@@ -1,5 +1,5 @@
 //! The notes beside a backup, `….metadata.json`: what lists show without a key. They hold no
-//! secret and no name of a file, are not authentic, and are made again where they are lost.
+//! secret and no names of files but those after which stores are called, and are not authentic.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -61,6 +61,12 @@ pub struct Sidecar {
     /// Files that changed while they were read.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unstable: u64,
+    /// Filesystems mounted in the source, which are not in it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mount_points: u64,
+    /// Files with further names outside of the source.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub outside_links: u64,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// The program and its version.
@@ -121,6 +127,8 @@ impl Sidecar {
             not_running: Vec::new(),
             components,
             unstable: written.noticed.unstable.len() as u64,
+            mount_points: written.noticed.mount_points.len() as u64,
+            outside_links: written.noticed.outside_links.len() as u64,
             duration_ms,
             tool: metadata.tool.clone(),
             platform: metadata.platform.clone(),

@@ -1,6 +1,7 @@
 //! Whole backups: made, chained, restored, damaged.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -178,7 +179,7 @@ fn every_backup_of_a_chain_gives_back_its_moment() {
     assert!(made[1..].iter().all(|(created, _)| created.sidecar.stored.bytes < full / 10));
     for (round, (created, kept)) in made.iter().enumerate() {
         let chain = room.chain(created);
-        chain.verify(Control::default()).unwrap();
+        chain.verify(&mut HashSet::new(), Control::default()).unwrap();
         let target = room.target(&format!("restored {round}"), Extent::Whole);
         let outcome = room.restore(created, &target).unwrap();
         assert_same(kept, &target.path);
@@ -220,6 +221,71 @@ fn a_chain_with_a_missing_or_another_link_restores_nothing() {
     // The right one is found by its name, its notes lost.
     fs::rename(&aside, &full.path).unwrap();
     room.restore(&incremental, &target).unwrap();
+}
+
+#[test]
+fn a_backup_is_not_replaced_by_its_own_restore() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let full = room.create(ArchiveKind::Full).unwrap();
+    fs::create_dir(room.backups().join("sub")).unwrap();
+    let extents = [Extent::Whole, Extent::Keeping(vec![path("sub")])];
+    for extent in extents.iter().chain(&[Extent::Parts(vec![path("backups")])]) {
+        let name = if matches!(extent, Extent::Parts(_)) { "." } else { "backups" };
+        let failed = room.restore(&full, &room.target(name, extent.clone()));
+        assert!(matches!(failed, Err(Error::BackupInTarget { .. })), "{extent:?}");
+    }
+    let outer = Target { path: room.directory.path().into(), ..room.target("", Extent::Whole) };
+    assert!(matches!(room.restore(&full, &outer), Err(Error::BackupInTarget { .. })));
+    let beside = room.target("backups", Extent::Missing);
+    room.restore(&full, &beside).unwrap();
+    assert!(full.path.exists());
+}
+
+#[test]
+fn damage_in_what_a_backup_needs_is_damage_in_it() {
+    let mut room = Room::new();
+    fill(&room.source());
+    // Nothing that compresses, so that the damage is of content.
+    let noise: Vec<u8> = (0..250_000).flat_map(|_| crate::crypto::random_array::<32>()).collect();
+    fs::write(room.source().join("noise"), noise).unwrap();
+    let full = room.create(ArchiveKind::Full).unwrap();
+    change(&room, 1);
+    let later = room.create(ArchiveKind::Incremental).unwrap();
+    let mut known = HashSet::new();
+    verify_whole(&room.chain(&later), &mut known, Control::default()).unwrap();
+    assert_eq!(known.len(), 2);
+    let mut bytes = fs::read(&full.path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&full.path, bytes).unwrap();
+    assert!(verify_whole(&room.chain(&later), &mut HashSet::new(), Control::default()).is_err());
+}
+
+#[test]
+fn what_others_may_need_is_not_deleted() {
+    let mut room = Room::new();
+    fill(&room.source());
+    let full = room.create(ArchiveKind::Full).unwrap();
+    let later = room.create(ArchiveKind::Incremental).unwrap();
+    fs::remove_file(name::sidecar_path(&later.path).unwrap()).unwrap();
+    let catalog = Catalog::read(&room.backups()).unwrap();
+    let [first, second] = catalog.backups() else { panic!("two backups") };
+    assert!(matches!(catalog.delete(&[first]), Err(Error::Needed { .. })));
+    assert!(full.path.exists());
+    catalog.delete(&[first, second]).unwrap();
+    assert!(!full.path.exists() && !later.path.exists());
+}
+
+#[test]
+fn leftovers_of_a_killed_backup_go() {
+    let room = Room::new();
+    let leftover = room.backups().join(format!("{}x", crate::archive::PARTIAL_PREFIX));
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join("sealed.tar.zst.enc"), "").unwrap();
+    fs::write(room.backups().join(format!("{}y", crate::archive::PARTIAL_PREFIX)), "").unwrap();
+    drop(Lock::take(&room.backups()).unwrap());
+    assert_eq!(fs::read_dir(room.backups()).unwrap().count(), 1, "only the lock");
 }
 
 #[test]
@@ -391,6 +457,16 @@ fn secrets_are_sealed_in_what_is_not() {
     wanted.select = &select;
     restore(&wanted, &mut |_| Ok(())).unwrap();
     assert_eq!(fs::read_dir(&target.path).unwrap().count(), 1);
+    // With its secret they are in what it holds, and are verified with it.
+    let listed = |ring: &Keyring| {
+        let chain = Chain::open(&later.path, ring).unwrap();
+        let mut found = 0;
+        let mut take = |_: &SectionName, at: &TreePath| found += usize::from(*at == path(".env"));
+        chain.each(Control::default(), &mut take).unwrap();
+        verify_whole(&chain, &mut HashSet::new(), Control::default()).unwrap();
+        found
+    };
+    assert_eq!((listed(&room.ring), listed(&Keyring::new())), (1, 0));
     // Without the secret nothing is restored.
     let ring = Keyring::new();
     let chain = Chain::open(&later.path, &ring).unwrap();

@@ -5,6 +5,7 @@ mod create;
 mod defaults;
 mod events;
 mod keys;
+mod lookup;
 mod manage;
 mod restore;
 mod run;
@@ -13,8 +14,10 @@ mod schedule;
 mod schedule_file;
 mod schedule_words;
 mod servers;
+mod targets;
 mod timers;
 mod trees;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -418,7 +421,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         Backup::Restore(args) => restore::command(args, context),
         Backup::List(args) => manage::list(args, context),
         Backup::Info(args) => manage::info(args, context),
-        Backup::Verify(args) => manage::verify(args, context),
+        Backup::Verify(args) => verify::verify(args, context),
         Backup::Delete(args) => manage::delete(args, context),
         Backup::Cleanup(args) => manage::cleanup(args, context),
         Backup::Schedule(args) => schedule::run(args, context),

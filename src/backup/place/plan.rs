@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{SIBLINGS, Step, bad_path, below, children, join};
+use super::{PREFIX, SIBLINGS, Step, UNDONE, below, children, join};
 use crate::backup::error::{Error, Result};
 use crate::tree::{EntryKind, LocalTree, TreePath, TreeReader as _, TreeWriter as _};
 
@@ -34,12 +34,12 @@ impl Plan<'_> {
     }
 
     /// Every name at the top, of both: for a target that cannot be renamed.
-    pub(super) fn all(&mut self, staging: &TreePath) -> Result<()> {
+    pub(super) fn all(&mut self) -> Result<()> {
         let mut names = children(self.base, self.target)?;
         names.extend(children(self.base, &self.new)?);
         names.sort();
         names.dedup();
-        for name in names.iter().filter(|name| *name != staging) {
+        for name in names.iter().filter(|name| !is_ours(name)) {
             self.put(name)?;
         }
         Ok(())
@@ -71,23 +71,33 @@ impl Plan<'_> {
             return Ok(());
         }
         self.put(&top)?;
-        if let Some((parent, name)) = top.parent().zip(top.name()) {
-            for sibling in SIBLINGS {
-                let sibling = parent.join(&[name, sibling].concat()).map_err(bad_path)?;
-                let is_file = |path: TreePath| {
-                    let entry = self.base.existing(&path)?;
-                    Ok::<_, Error>(entry.is_some_and(|one| one.metadata.kind == EntryKind::Regular))
-                };
-                if is_file(join(&self.new, &top)?)? && is_file(join(self.target, &sibling)?)? {
-                    self.put(&sibling)?;
-                }
+        self.siblings(&top)
+    }
+
+    /// Puts what lies beside a file that is put and belongs to it: the log of a database that is
+    /// replaced would be taken for the new one's.
+    fn siblings(&mut self, file: &TreePath) -> Result<()> {
+        let Some((parent, name)) = file.parent().zip(file.name()) else { return Ok(()) };
+        if !self.is_file(&join(&self.new, file)?)? {
+            return Ok(());
+        }
+        for sibling in SIBLINGS {
+            // Where such a name would be too long, there is none.
+            let Ok(sibling) = parent.join(&[name, sibling].concat()) else { continue };
+            if self.is_file(&join(self.target, &sibling)?)? {
+                self.put(&sibling)?;
             }
         }
         Ok(())
     }
 
+    fn is_file(&self, path: &TreePath) -> Result<bool> {
+        let entry = self.base.existing(path)?;
+        Ok(entry.is_some_and(|entry| entry.metadata.kind == EntryKind::Regular))
+    }
+
     /// Everything but what is kept, and the directories on the way to that.
-    pub(super) fn keeping(&mut self, kept: &[TreePath], staging: &TreePath) -> Result<()> {
+    pub(super) fn keeping(&mut self, kept: &[TreePath]) -> Result<()> {
         let mut left = vec![TreePath::root()];
         while let Some(directory) = left.pop() {
             let mut names = children(self.base, &join(self.target, &directory)?)?;
@@ -99,11 +109,15 @@ impl Plan<'_> {
             names.dedup();
             for name in &names {
                 let path = join(&directory, name)?;
-                if path == *staging {
+                if directory.is_root() && is_ours(&path) {
                     continue;
                 }
                 if kept.contains(&path) {
-                    self.skipped += 1;
+                    if self.goes_with_its_file(&path, kept)? {
+                        self.put(&path)?;
+                    } else {
+                        self.skipped += 1;
+                    }
                 } else if kept.iter().any(|one| one.is_within(&path)) {
                     match self.base.existing(&join(&self.new, &path)?)? {
                         Some(entry) if entry.metadata.kind != EntryKind::Directory => {
@@ -124,6 +138,18 @@ impl Plan<'_> {
         Ok(())
     }
 
+    /// Whether this belongs to a file that is put, and is none by itself.
+    fn goes_with_its_file(&self, path: &TreePath, kept: &[TreePath]) -> Result<bool> {
+        Ok(match main_of(path)? {
+            Some(file) => {
+                !kept.contains(&file)
+                    && self.is_file(&join(self.target, path)?)?
+                    && self.is_file(&join(&self.new, &file)?)?
+            }
+            None => false,
+        })
+    }
+
     /// Everything that the target does not have.
     pub(super) fn missing(&mut self) -> Result<()> {
         let mut left = children(self.base, &self.new)?;
@@ -131,8 +157,20 @@ impl Plan<'_> {
         while let Some(path) = left.pop() {
             let new = self.base.entry(&join(&self.new, &path)?)?.metadata.kind;
             let there = self.base.existing(&join(self.target, &path)?)?;
+            let main = main_of(&path)?;
+            let main_there = match &main {
+                Some(main) => self.base.existing(&join(self.target, main)?)?.is_some(),
+                None => false,
+            };
             match there.map(|entry| entry.metadata.kind) {
-                None => self.put(&path)?,
+                // The log of another state of a database that stays would damage it.
+                None if new == EntryKind::Regular && main_there => self.skipped += 1,
+                None => {
+                    self.put(&path)?;
+                    self.siblings(&path)?;
+                }
+                // Its file is put, and takes it along.
+                Some(EntryKind::Regular) if self.is_missing_file(main.as_ref())? => {}
                 Some(EntryKind::Directory) if new == EntryKind::Directory => {
                     let inner = children(self.base, &join(&self.new, &path)?)?;
                     for name in inner.iter().rev() {
@@ -144,4 +182,22 @@ impl Plan<'_> {
         }
         Ok(())
     }
+
+    fn is_missing_file(&self, path: Option<&TreePath>) -> Result<bool> {
+        let Some(path) = path else { return Ok(false) };
+        Ok(self.is_file(&join(&self.new, path)?)?
+            && self.base.existing(&join(self.target, path)?)?.is_none())
+    }
+}
+
+/// Whether this is a restore's own directory, or what one left.
+fn is_ours(name: &TreePath) -> bool {
+    [PREFIX, UNDONE].iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+}
+
+/// The file that this one belongs to, by its name.
+fn main_of(path: &TreePath) -> Result<Option<TreePath>> {
+    let Some((parent, name)) = path.parent().zip(path.name()) else { return Ok(None) };
+    let main = SIBLINGS.iter().find_map(|ending| name.strip_suffix(*ending));
+    main.filter(|name| !name.is_empty()).map(|name| below(&parent, name)).transpose()
 }

@@ -51,8 +51,7 @@ fn prepared(extent: Extent) -> (tempfile::TempDir, PathBuf, Place) {
     let room = tempfile::tempdir().unwrap();
     let target = room.path().join("target");
     write(&target, &BEFORE);
-    let (place, recovered) = Place::prepare(&target, extent).unwrap();
-    assert!(!recovered);
+    let place = Place::prepare(&target, extent).unwrap();
     write(&place.new_root(), &RESTORED);
     (room, target, place)
 }
@@ -80,7 +79,8 @@ fn expected(extent: &Extent) -> BTreeMap<String, String> {
         }
         Extent::Keeping(_) => {
             write(root, &RESTORED);
-            write(root, &[("db-wal", "old wal"), ("sub/deep/y", "old y")]);
+            // The log goes with the database that it is of.
+            write(root, &[("sub/deep/y", "old y")]);
         }
     }
     files(root)
@@ -91,7 +91,7 @@ fn put_in_place_or_given_up() {
     for extent in extents() {
         let (room, target, mut place) = prepared(extent.clone());
         let before = files(&target);
-        assert_eq!(place.replaces().unwrap(), extent != Extent::Missing);
+        assert_eq!(place.replaced().unwrap().is_empty(), extent == Extent::Missing);
         let placed = place.commit().unwrap();
         assert!(placed.put > 0);
         assert_eq!(files(&target), expected(&extent), "{extent:?}");
@@ -101,7 +101,8 @@ fn put_in_place_or_given_up() {
 
         let (room, target, mut place) = prepared(extent.clone());
         place.commit().unwrap();
-        place.finish().unwrap();
+        place.settle().unwrap();
+        assert_eq!(place.finish(), None);
         assert_eq!(files(&target), expected(&extent), "{extent:?}");
         assert!(is_clean(&target) && is_clean(room.path()));
 
@@ -112,41 +113,113 @@ fn put_in_place_or_given_up() {
     }
 }
 
-/// Whatever renames were made when the process was killed: the next one takes them back.
+/// Leaves everything as a process does that is killed after so many renames; `false` where there are
+/// fewer.
+fn kill_after(done: usize, place: &mut Place) -> bool {
+    place.journal.steps = place.plan().unwrap().0;
+    place.write_journal().unwrap();
+    let steps = place.journal.steps.clone();
+    for step in &steps[..done.min(steps.len())] {
+        place.take(step).unwrap();
+    }
+    // Its lock goes, and nothing else.
+    rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+    place.kept = true;
+    done <= steps.len()
+}
+
+/// Whatever renames were made when the process was killed: the next one takes them back, or has
+/// nothing more to do.
 #[test]
 fn killed_after_any_rename() {
     for extent in extents() {
         for done in 0.. {
             let (room, target, mut place) = prepared(extent.clone());
             let before = files(&target);
-            place.journal.steps = place.plan().unwrap().0;
-            place.write_journal().unwrap();
-            let steps = place.journal.steps.clone();
-            if done > steps.len() {
+            let all = place.plan().unwrap().0.len();
+            if !kill_after(done, &mut place) {
                 assert!(done > 1);
                 break;
             }
-            for step in &steps[..done] {
-                place.take(step).unwrap();
-            }
-            // Its lock goes, and nothing else.
-            let Place { _lock, .. } = &place;
-            rustix::fs::flock(_lock, FlockOperation::Unlock).unwrap();
-            place.kept = true;
-            let (again, recovered) = Place::prepare(&target, extent.clone()).unwrap();
-            assert!(recovered);
-            assert_eq!(files(&target), before, "{extent:?} after {done}");
-            drop(again);
+            let half = (1..all).contains(&done);
+            assert_eq!(unfinished(&target).unwrap().len(), usize::from(half), "{extent:?} {done}");
+            let recovered = recover(&target).unwrap();
+            assert_eq!(recovered.finished, usize::from(done == all));
+            assert_eq!(recovered.undone.len(), usize::from(half));
+            let mut now = files(&target);
+            now.retain(|name, _| !name.starts_with(UNDONE));
+            let wanted = if done == all { expected(&extent) } else { before };
+            assert_eq!(now, wanted, "{extent:?} after {done}");
             assert!(is_clean(&target) && is_clean(room.path()));
+            assert_eq!(recover(&target).unwrap(), Recovered::default());
         }
     }
+}
+
+/// What an app wrote since a restore was interrupted is never lost, and where everything was in place
+/// already, it stays.
+#[test]
+fn what_was_written_since_stays() {
+    let parts = Extent::Parts(vec![path("a"), path("sub/x")]);
+    for (done, extent) in [(2, parts.clone()), (1, Extent::Whole), (1, parts)] {
+        let (room, target, mut place) = prepared(extent.clone());
+        assert!(kill_after(done, &mut place));
+        // As apps save: beside it, then over it.
+        write(&target, &[("a.new", "since")]);
+        fs::rename(target.join("a.new"), target.join("a")).unwrap();
+        let finished = done == 2 || extent == Extent::Whole;
+        // A restore of a part works in the target, one of all of it beside that.
+        let recovered = recover(&target).unwrap();
+        assert_eq!(recovered.finished, usize::from(finished), "{extent:?}");
+        let kept = match recovered.undone.first() {
+            None => target.join("a"),
+            Some(aside) => aside.join("new/a"),
+        };
+        assert_eq!(fs::read_to_string(kept).unwrap(), "since");
+        let now = if finished { "since" } else { "old a" };
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), now);
+        assert!(is_clean(&target) && is_clean(room.path()));
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_in_nobodys_way() {
+    for (text, kept) in [("", false), ("{\"steps\": [", true)] {
+        let (room, target, mut place) = prepared(Extent::Whole);
+        let before = files(&target);
+        fs::write(place.new_root().parent().unwrap().join("journal.json"), text).unwrap();
+        rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+        place.kept = true;
+        let recovered = recover(&target).unwrap();
+        assert_eq!(recovered.undone.len(), usize::from(kept));
+        assert_eq!(files(&target), before);
+        assert!(is_clean(room.path()));
+    }
+}
+
+/// A log is of one state of its database, and goes with that.
+#[test]
+fn logs_go_with_their_databases() {
+    let room = tempfile::tempdir().unwrap();
+    let target = room.path().join("target");
+    write(&target, &[("kept.db", "old"), ("lost.db-wal", "of the lost one"), ("x-wal", "own")]);
+    let mut place = Place::prepare(&target, Extent::Missing).unwrap();
+    let new = [("kept.db", "new"), ("kept.db-wal", "new wal"), ("lost.db", "new")];
+    write(&place.new_root(), &new);
+    assert_eq!(place.replaced().unwrap(), [path("lost.db-wal")]);
+    place.commit().unwrap();
+    place.settle().unwrap();
+    assert_eq!(place.finish(), None);
+    let now: Vec<_> = files(&target).into_iter().collect();
+    let expected = [("kept.db", "old"), ("lost.db", "new"), ("x-wal", "own")];
+    assert_eq!(now, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
 }
 
 #[test]
 fn another_restore_at_work_is_left_alone() {
     let (_room, target, place) = prepared(Extent::Missing);
-    let (other, recovered) = Place::prepare(&target, Extent::Missing).unwrap();
-    assert!(!recovered);
+    assert_eq!(recover(&target).unwrap(), Recovered::default());
+    let other = Place::prepare(&target, Extent::Missing).unwrap();
     assert!(place.new_root().exists());
     drop(other);
     assert!(place.new_root().exists());
@@ -164,11 +237,12 @@ fn a_part_below_a_file_is_refused() {
 fn a_target_that_is_missing_or_no_directory() {
     let room = tempfile::tempdir().unwrap();
     let target = room.path().join("not/yet/there");
-    let (mut place, _) = Place::prepare(&target, Extent::Whole).unwrap();
+    let mut place = Place::prepare(&target, Extent::Whole).unwrap();
     write(&place.new_root(), &RESTORED);
-    assert!(!place.replaces().unwrap());
+    assert_eq!(place.replaced().unwrap(), []);
     place.commit().unwrap();
-    place.finish().unwrap();
+    place.settle().unwrap();
+    assert_eq!(place.finish(), None);
     assert_eq!(files(&target).len(), 7);
     let file = room.path().join("file");
     fs::write(&file, "").unwrap();

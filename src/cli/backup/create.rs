@@ -60,6 +60,8 @@ pub(super) fn result(made: &Created) -> Value {
     let mut value = serde_json::to_value(&made.sidecar).unwrap_or_default();
     if let Value::Object(fields) = &mut value {
         fields.insert("archive".into(), made.path.display().to_string().into());
+        let not_visited = made.noticed.mount_points.iter().map(|(_, path)| path.to_string());
+        fields.insert("not_visited".into(), not_visited.collect::<Vec<_>>().into());
         // `type` says that it is a result.
         if let Some(kind) = fields.remove("type") {
             fields.insert("backup_type".into(), kind);
@@ -173,7 +175,9 @@ impl Attempt<'_> {
         }
         // One that was not wanted is not in it.
         components.retain(|one| {
-            !is_dump(&one.section) || dumps.iter().any(|dump| dump.section == one.section)
+            let dumped = || dumps.iter().any(|dump| dump.section == one.section);
+            let left_out = |path| filter.exclude.name(&one.section, path);
+            (!is_dump(&one.section) || dumped()) && !(one.config && one.paths.iter().all(left_out))
         });
         let plain;
         let reader: &dyn TreeReader = match &live {
@@ -192,7 +196,7 @@ impl Attempt<'_> {
             not_running: servers.not_running().to_vec(),
             ..Details::default()
         };
-        let trees = Trees::new(args, job, vault.as_deref(), &dumps)?;
+        let trees = Trees::new(args, job, &filter, vault.as_deref(), &dumps)?;
         let sensitive = Terms::new(&job.sensitive, &[])?;
         let work = Work {
             args,
@@ -417,6 +421,18 @@ impl Work<'_, '_> {
         }
         if !noticed.vanished.is_empty() {
             output.warn(format!("gone before they were read: {}", named(&noticed.vanished)));
+        }
+        if !noticed.mount_points.is_empty() {
+            output.warn(format!(
+                "other filesystems are mounted in the source, and are NOT in this backup: {}",
+                named(&noticed.mount_points)
+            ));
+        }
+        if !noticed.outside_links.is_empty() {
+            output.warn(format!(
+                "these have further names outside of the source, which a restore does not link: {}",
+                named(&noticed.outside_links)
+            ));
         }
         if !noticed.sockets.is_empty() {
             output.detail(format!("sockets are not stored: {}", named(&noticed.sockets)));

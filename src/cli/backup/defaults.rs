@@ -36,6 +36,13 @@ const SENSITIVE: [&str; 16] = [
     ".htpasswd",
 ];
 
+/// What is sealed even where a backup is not: the usual, and what a profile says.
+pub(super) fn sensitive_of(profile: Option<&Profile>) -> Vec<String> {
+    let own = profile.iter().flat_map(|profile| &profile.sensitive);
+    let own = own.map(|pattern| pattern.as_str().to_owned());
+    SENSITIVE.iter().map(|one| (*one).to_owned()).chain(own).collect()
+}
+
 /// The profile that is meant, if any; `needed` where nothing else tells what is meant.
 pub(super) fn profile(
     args: &ProfileArgs,
@@ -164,7 +171,7 @@ impl Job {
             tag: args.tag.clone().or_else(|| args.plan.clone()),
             include: args.include.clone(),
             exclude: args.exclude.clone(),
-            sensitive: SENSITIVE.iter().map(|one| (*one).to_owned()).collect(),
+            sensitive: sensitive_of(profile.as_ref()),
             configs: Vec::new(),
             own_configs: Vec::new(),
             retention: plan.as_ref().map(|plan| policy(&plan.retention)).unwrap_or_default(),
@@ -181,8 +188,6 @@ impl Job {
 
     fn add_profile(&mut self, plan: Option<&Plan>) {
         let Some(profile) = &self.profile else { return };
-        let sensitive = profile.sensitive.iter().map(|pattern| pattern.as_str().to_owned());
-        self.sensitive.extend(sensitive);
         let text = |selector: &Selector| match selector {
             Selector::Component(name) => name.clone(),
             Selector::Pattern(pattern) => pattern.as_str().to_owned(),

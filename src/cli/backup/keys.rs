@@ -16,7 +16,8 @@ use crate::format::config::VaultId;
 use crate::vault::calibrated_cost;
 
 /// Where the secret of a backup comes from: as the command line says, else as the profile of its app
-/// does. That is the one named, or the usual one where the backup bears its name.
+/// does. That is the one named, or the usual one where the backup bears its name, or is called unlike
+/// any backup.
 pub(super) fn secret_of(
     archive: &Path,
     given: &BackupSecret,
@@ -35,7 +36,7 @@ pub(super) fn secret_of(
     let Some(found) = found else { return Ok(given.clone()) };
     let file_name = archive.file_name().map(|name| name.to_string_lossy().into_owned());
     let of = file_name.and_then(|name| BackupName::parse(&name)).map(|parsed| parsed.name);
-    if !named && of.as_ref() != Some(&found.name) {
+    if !named && of.is_some_and(|of| of != found.name) {
         return Ok(given.clone());
     }
     Ok(BackupSecret { secret: profile_args::secret(&found)?, passphrase_stdin: false })

@@ -8,18 +8,17 @@ use serde_json::{Value, json};
 
 use super::age::age;
 use super::defaults::{directory, profile};
-use super::keys::{for_archive, if_given, secret_of};
-use super::run::{Bar, Interrupt, short};
-use super::{BackupSecret, CleanupArgs, DeleteArgs, InfoArgs, KeepArgs, ListArgs, VerifyArgs};
-use crate::archive::{Where, peek, select_all};
-use crate::backup::{self, Backup, Catalog, Chain, Details, Error, Lock, Policy, Sidecar, decide};
+use super::keys::{if_given, secret_of};
+use super::lookup::find;
+use super::run::{Bar, Interrupt, printable};
+use super::{CleanupArgs, DeleteArgs, InfoArgs, KeepArgs, ListArgs, ProfileArgs};
+use crate::archive::{SectionName, Where, peek, select_all};
+use crate::backup::{Backup, Catalog, Chain, Details, Error, Lock, Policy, Sidecar, decide};
 use crate::cli::Context;
-use crate::cli::events::Listeners;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::{Verbosity, human_size};
 use crate::cli::prompt::confirm;
-use crate::profile::Event;
 
 /// When a backup was begun, in local time.
 pub(super) fn local_time(seconds: i64) -> String {
@@ -106,32 +105,34 @@ fn print_details(sidecar: &Sidecar, context: &Context) {
     output.print(line);
     for component in &sidecar.components {
         let size = human_size(component.bytes);
-        output.print(format!("    {} ({}), {size}", component.name, component.kind));
+        let (name, kind) = (printable(&component.name), printable(&component.kind));
+        output.print(format!("    {name} ({kind}), {size}"));
     }
     for link in &sidecar.chain {
-        output.print(format!("    needs {}", link.file));
+        output.print(format!("    needs {}", printable(&link.file)));
     }
 }
 
 pub(super) fn info(args: &InfoArgs, context: &Context) -> CommandResult {
     let output = &context.output;
-    let header = peek(&args.archive)?;
-    let sidecar = Sidecar::read(&args.archive).ok().flatten();
-    output.print(format!("Backup       {}", args.archive.display()));
+    let archive = find(&args.archive, &args.profile, context)?;
+    let header = peek(&archive)?;
+    let sidecar = Sidecar::read(&archive).ok().flatten();
+    output.print(format!("Backup       {}", archive.display()));
     output.print(format!("Sealed       {}", if header.is_some() { "yes" } else { "no" }));
-    let secret = secret_of(&args.archive, &args.secret, &args.profile, context)?;
-    let Some(keyring) = if_given(&args.archive, &secret, context)? else {
+    let secret = secret_of(&archive, &args.secret, &args.profile, context)?;
+    let Some(keyring) = if_given(&archive, &secret, context)? else {
         if let Some(sidecar) = &sidecar {
             output.print(format!("Type         {}", sidecar.kind));
-            output.print(format!("Made         {}", sidecar.created));
+            output.print(format!("Made         {}", printable(&sidecar.created)));
             print_details(sidecar, context);
         }
         output.warn("without its secret a backup shows only what is noted beside it");
         output.result(
             "backup info",
             &json!({
-                "archive": args.archive.display().to_string(),
-                "sealed": true,
+                "archive": archive.display().to_string(),
+                "sealed": header.is_some(),
                 "authenticated": false,
                 "notes": sidecar,
             }),
@@ -139,48 +140,50 @@ pub(super) fn info(args: &InfoArgs, context: &Context) -> CommandResult {
         return Ok(());
     };
     let interrupt = Interrupt::watch()?;
-    let chain = Chain::open(&args.archive, &keyring)?;
+    let chain = Chain::open(&archive, &keyring)?;
     let metadata = chain.reader().metadata();
     let details = Details::of(metadata)?;
     let bar = Bar::new(context, "reading the index", None);
     let held = chain.measure(&select_all, interrupt.control(&bar))?;
     drop(bar);
-    output.print(format!("Name         {}", metadata.name));
+    output.print(format!("Name         {}", printable(&metadata.name)));
     output.print(format!("Type         {}", metadata.kind));
-    output.print(format!("Made         {}", metadata.created));
+    output.print(format!("Made         {}", printable(&metadata.created)));
     output.print(format!("Compression  {}", metadata.compression));
     output.print(format!("Holds        {} entries, {}", held.entries, human_size(held.bytes)));
     if let Some(tag) = &details.tag {
-        output.print(format!("Tag          {tag}"));
+        output.print(format!("Tag          {}", printable(tag)));
     }
     if !details.not_running.is_empty() {
-        output.print(format!("Not running  {}", details.not_running.join(", ")));
+        output.print(format!("Not running  {}", printable(&details.not_running.join(", "))));
     }
     for section in details.sources.keys() {
-        let section = crate::archive::SectionName::new(section.clone())?;
+        let section = SectionName::new(section.clone())?;
         if let Some(source) = details.source(&section) {
-            output.print(format!("From         {} ({section})", source.display()));
+            let source = printable(&source.display().to_string());
+            output.print(format!("From         {source} ({section})"));
         }
     }
     for component in &details.components {
         output.print(format!(
             "Component    {} ({}), {}",
-            component.name,
-            component.kind,
+            printable(&component.name),
+            printable(&component.kind),
             human_size(component.bytes)
         ));
     }
     for link in &metadata.chain {
-        output.print(format!("Needs        {}", link.file));
+        output.print(format!("Needs        {}", printable(&link.file)));
     }
-    output.print(format!("Made by      {} on {}", metadata.tool, metadata.platform));
+    let made_by = format!("{} on {}", metadata.tool, metadata.platform);
+    output.print(format!("Made by      {}", printable(&made_by)));
     if args.files {
         print_files(&chain, &interrupt, context)?;
     }
     output.result(
         "backup info",
         &json!({
-            "archive": args.archive.display().to_string(),
+            "archive": archive.display().to_string(),
             "sealed": header.is_some(),
             "authenticated": header.is_some(),
             "metadata": metadata,
@@ -195,7 +198,7 @@ pub(super) fn info(args: &InfoArgs, context: &Context) -> CommandResult {
 fn print_files(chain: &Chain<'_>, interrupt: &Interrupt, context: &Context) -> CommandResult {
     let output = &context.output;
     let bar = Bar::new(context, "reading the index", None);
-    chain.reader().index(interrupt.control(&bar), &mut |line| {
+    chain.lines(interrupt.control(&bar), &mut |line| {
         let metadata = &line.entry.metadata;
         let stored = match line.stored {
             Where::Here => "",
@@ -224,189 +227,64 @@ fn print_files(chain: &Chain<'_>, interrupt: &Interrupt, context: &Context) -> C
     Ok(())
 }
 
-/// What came of verifying one backup.
-struct Verified {
-    archive: PathBuf,
-    how: &'static str,
-    failure: Option<Failure>,
-    stores: usize,
-}
-
-pub(super) fn verify(args: &VerifyArgs, context: &Context) -> CommandResult {
-    let interrupt = Interrupt::watch()?;
-    let mut archives = Vec::new();
-    let places = match args.archives.is_empty() {
-        true => vec![directory(None, &args.profile, context)?],
-        false => args.archives.clone(),
-    };
-    for place in &places {
-        if place.is_dir() {
-            let catalog = Catalog::read(place)?;
-            archives.extend(catalog.backups().iter().map(|backup| backup.path.clone()));
-        } else {
-            archives.push(place.clone());
-        }
-    }
-    let output = &context.output;
-    let told = profile(&args.profile, args.archives.is_empty(), context)?;
-    let listeners = Listeners::new(&args.events, told.as_ref(), &[], context);
-    let mut results = Vec::new();
-    // One question for all of them.
-    let mut ring = None;
-    for archive in archives {
-        let verified = verify_one(args, &archive, &mut ring, &interrupt, context);
-        if interrupt.is_set() {
-            return Err(Failure::new(ExitCode::Interrupted, "interrupted"));
-        }
-        let subject = ("archive", json!(archive.display().to_string()));
-        match &verified.failure {
-            None => {
-                output.say(format!("{}: {}", archive.display(), verified.how));
-                let facts = [subject, ("how", json!(verified.how))];
-                listeners.tell(Event::BackupValidated, &facts, context);
-            }
-            Some(failure) => {
-                output.warn(format!("{}: {}", archive.display(), failure.message));
-                let facts = [subject, ("error", json!(failure.code.name()))];
-                let message = ("message", json!(failure.message));
-                let facts = [&facts[..], &[message]].concat();
-                listeners.tell(Event::BackupInvalid, &facts, context);
-            }
-        }
-        results.push(verified);
-    }
-    let listed: Vec<Value> = results
-        .iter()
-        .map(|one| {
-            json!({
-                "archive": one.archive.display().to_string(),
-                "ok": one.failure.is_none(),
-                "how": one.how,
-                "stores_checked": one.stores,
-                "error": one.failure.as_ref().map(|failure| failure.code.name()),
-                "message": one.failure.as_ref().map(short),
-            })
-        })
-        .collect();
-    let bad = results.iter().filter(|one| one.failure.is_some()).count();
-    if bad == 0 {
-        output.result("backup verify", &json!({ "verified": results.len(), "backups": listed }));
-        return Ok(());
-    }
-    let count = results.len();
-    if count == 1
-        && let Some(failure) = results.pop().and_then(|one| one.failure)
-    {
-        return Err(failure.detail("backups", listed));
-    }
-    let message = format!("{bad} of {count} backups are not well");
-    Err(Failure::new(ExitCode::ArchiveDamaged, message).detail("backups", listed))
-}
-
-fn verify_one(
-    args: &VerifyArgs,
-    archive: &Path,
-    ring: &mut Option<crate::archive::Keyring>,
-    interrupt: &Interrupt,
-    context: &Context,
-) -> Verified {
-    let mut verified =
-        Verified { archive: archive.to_owned(), how: "not verified", failure: None, stores: 0 };
-    match try_verify(args, archive, ring, interrupt, context) {
-        Ok((how, stores)) => (verified.how, verified.stores) = (how, stores),
-        Err(failure) => verified.failure = Some(failure),
-    }
-    verified
-}
-
-fn try_verify(
-    args: &VerifyArgs,
-    archive: &Path,
-    ring: &mut Option<crate::archive::Keyring>,
-    interrupt: &Interrupt,
-    context: &Context,
-) -> Result<(&'static str, usize), Failure> {
-    let size = std::fs::metadata(archive).map_err(|error| Failure::io("read", archive, &error))?;
-    let bar = Bar::new(context, "verifying", Some(size.len()));
-    if !args.checksum && ring.is_none() {
-        let secret = secret_of(archive, &args.secret, &args.profile, context)?;
-        *ring = ring_for(archive, &secret, context)?;
-    }
-    let Some(keyring) = ring.as_ref().filter(|_| !args.checksum) else {
-        if !args.checksum {
-            context.output.warn("no secret was given: only checksums are compared");
-        }
-        return match backup::verify_checksum(archive, interrupt.control(&bar)) {
-            Ok(Some(_)) => Ok(("its checksum is right", 0)),
-            Ok(None) | Err(Error::NotABackup(_)) => Err(Failure::new(
-                ExitCode::NoSecret,
-                "no checksum is noted beside it: verifying it takes its secret",
-            )),
-            Err(error) => Err(error.into()),
-        };
-    };
-    let chain = Chain::open(archive, keyring)?;
-    backup::verify_whole(&chain, interrupt.control(&bar))?;
-    if !args.test_restore {
-        return Ok(("whole and authentic", 0));
-    }
-    let scratch = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let stores = backup::test_restore(&chain, &scratch, interrupt.control(&bar))?;
-    Ok(("restored on trial, and well", stores.len()))
-}
-
-/// The ring for all archives that are verified.
-fn ring_for(
-    archive: &Path,
-    secret: &BackupSecret,
-    context: &Context,
-) -> Result<Option<crate::archive::Keyring>, Failure> {
-    // One that is not sealed says nothing of the next.
-    if peek(archive)?.is_none() && !secret.is_given() {
-        return for_archive(archive, secret, context).map(Some);
-    }
-    if_given(archive, secret, context)
-}
-
 pub(super) fn delete(args: &DeleteArgs, context: &Context) -> CommandResult {
-    let mut deleted = Vec::new();
+    // Those of one directory together: one may need another that goes, too.
+    let mut directories: Vec<(PathBuf, Vec<PathBuf>)> = Vec::new();
     for archive in &args.archives {
+        let archive = find(archive, &ProfileArgs::default(), context)?;
+        archive.symlink_metadata().map_err(|error| Failure::io("find", &archive, &error))?;
         let directory = match archive.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
         };
-        archive.symlink_metadata().map_err(|error| Failure::io("find", archive, &error))?;
-        let _lock = Lock::take(directory)?;
-        let catalog = Catalog::read(directory)?;
+        match directories.iter_mut().find(|(known, _)| *known == directory) {
+            Some((_, archives)) => archives.push(archive),
+            None => directories.push((directory, vec![archive])),
+        }
+    }
+    let mut deleted = Vec::new();
+    for (directory, archives) in &directories {
+        deleted.extend(delete_in(directory, archives, args, context)?);
+    }
+    context.output.result("backup delete", &json!({ "deleted": deleted }));
+    Ok(())
+}
+
+fn delete_in(
+    directory: &Path,
+    archives: &[PathBuf],
+    args: &DeleteArgs,
+    context: &Context,
+) -> Result<Vec<String>, Failure> {
+    let _lock = Lock::take(directory)?;
+    let catalog = Catalog::read(directory)?;
+    let mut goes: Vec<&Backup> = Vec::new();
+    for archive in archives {
         let backup = catalog
             .backups()
             .iter()
             .find(|backup| backup.path.file_name() == archive.file_name())
             .ok_or_else(|| Error::NotABackup(archive.clone()))?;
-        let mut goes = vec![backup];
-        if args.dependents
-            && let Some(id) = backup.id()
-        {
-            let needed_by = catalog.dependents(id);
-            let dependents =
-                catalog.backups().iter().filter(|one| needed_by.contains(&one.file_name()));
-            goes.extend(dependents);
-        } else if let Some(id) = backup.id() {
-            let needed_by = catalog.dependents(id);
-            if !needed_by.is_empty() {
-                return Err(Error::Needed { path: archive.clone(), needed_by }.into());
+        let needed_by = match backup.id().filter(|_| args.dependents) {
+            Some(id) => catalog.dependents(id),
+            None => Vec::new(),
+        };
+        let dependents =
+            catalog.backups().iter().filter(|one| needed_by.contains(&one.file_name()));
+        for one in std::iter::once(backup).chain(dependents) {
+            if !goes.iter().any(|known| known.path == one.path) {
+                goes.push(one);
             }
         }
-        let names: Vec<String> = goes.iter().map(|backup| backup.file_name()).collect();
-        confirm(&format!("Delete {}?", names.join(", ")), args.yes)?;
-        catalog.delete(&goes)?;
-        for name in &names {
-            context.output.say(format!("deleted {name}"));
-        }
-        deleted.extend(names);
     }
-    context.output.result("backup delete", &json!({ "deleted": deleted }));
-    Ok(())
+    catalog.check_needed(&goes)?;
+    let names: Vec<String> = goes.iter().map(|backup| backup.file_name()).collect();
+    confirm(&format!("Delete {}?", names.join(", ")), args.yes)?;
+    catalog.delete(&goes)?;
+    for name in &names {
+        context.output.say(format!("deleted {name}"));
+    }
+    Ok(names)
 }
 
 /// The rules of the command line.
@@ -425,6 +303,14 @@ pub(super) fn policy(keep: &KeepArgs) -> Result<Policy, Failure> {
 
 pub(super) fn cleanup(args: &CleanupArgs, context: &Context) -> CommandResult {
     let directory = directory(args.directory.as_deref(), &args.profile, context)?;
+    if let Some(number) = args.directory.as_ref().and_then(|directory| directory.to_str())
+        && number.parse::<u32>().is_ok()
+        && !directory.exists()
+    {
+        let message = format!("there is no directory {number}");
+        return Err(Failure::new(ExitCode::Usage, message)
+            .hint(format!("to keep the backups of {number} days, give --keep-within {number}d")));
+    }
     let mut policy = policy(&args.keep)?;
     if policy.is_empty()
         && let Some(profile) = profile(&args.profile, args.directory.is_none(), context)?

@@ -1,6 +1,8 @@
 //! `strongroom backup restore`.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
@@ -8,13 +10,15 @@ use super::RestoreArgs;
 use super::create::{VAULT_CONFIG, VAULT_SECTION};
 use super::defaults::{self, tree_path};
 use super::keys::{for_archive, secret_of};
-use super::run::{Bar, Interrupt, absolute};
+use super::lookup::find;
+use super::run::{Bar, Interrupt};
 use super::safety::before;
-use super::servers::{bring_back, is_dump, place_of_dumps};
+use super::servers::bring_back;
+use super::targets::{confirm_places, finish_earlier, refuse_used, targets};
 use crate::archive::SectionName;
 use crate::backup::{
-    self, Chain, Component, Details, Error, Extent, Filter, RestoreOutcome, RestoreRequest, Target,
-    Terms,
+    self, Chain, Component, Details, Error, Extent, Recovered, RestoreOutcome, RestoreRequest,
+    Target,
 };
 use crate::cli::Context;
 use crate::cli::events::Listeners;
@@ -22,11 +26,10 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::human_size;
 use crate::profile::{Event, Profile};
-use crate::stores;
-use crate::tree::{EntryKind, LocalTree, TreePath, TreeReader as _};
+use crate::tree::{EntryKind, TreePath};
 
 /// What of a backup is restored.
-enum Wanted {
+pub(super) enum Wanted {
     All,
     /// Only these, by section.
     Parts(Vec<(SectionName, TreePath)>),
@@ -45,6 +48,8 @@ impl Wanted {
 
 pub(super) fn command(args: &RestoreArgs, context: &Context) -> CommandResult {
     let profile = defaults::profile(&args.profile, false, context)?;
+    let archive = find(&args.archive, &args.profile, context)?;
+    let args = &RestoreArgs { archive, ..args.clone() };
     let subject = [("archive", json!(args.archive.display().to_string()))];
     let listeners = Listeners::new(&args.events, profile.as_ref(), &subject, context);
     let work = || restore(args, profile.as_ref(), context);
@@ -63,22 +68,33 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
     let details = Details::of(chain.reader().metadata())?;
     let wanted = wanted(args, &details)?;
     let targets = targets(args, &chain, &details, &wanted, context)?;
+    let chosen = |section: &SectionName, path: &TreePath| {
+        wanted.holds(section, path) && targets.iter().any(|target| target.section == *section)
+    };
+    let is_device =
+        |kind| matches!(kind, EntryKind::BlockDevice | EntryKind::CharacterDevice) && !args.devices;
     let select = |section: &SectionName, path: &TreePath, kind: EntryKind| {
-        wanted.holds(section, path)
-            && targets.iter().any(|target| target.section == *section)
-            && (args.devices
-                || !matches!(kind, EntryKind::BlockDevice | EntryKind::CharacterDevice))
+        chosen(section, path) && !is_device(kind)
     };
     check_parts(&wanted, &chain, &details, &interrupt, context)?;
+    backup::refuse_to_replace_backups(&chain, &targets)?;
     if args.dry_run {
         return dry_run(args, &chain, &targets, &select, &interrupt, context);
     }
+    confirm_places(args, &chain, &targets, context)?;
     if !args.merge && !args.live {
         refuse_used(&targets)?;
     }
+    let recovered = finish_earlier(args, &targets, context)?;
+    let devices = AtomicU64::new(0);
     let total = {
         let quiet = Bar::new(context, "looking at the backup", None);
-        chain.measure(&select, interrupt.control(&quiet))?.bytes
+        let counted = |section: &SectionName, path: &TreePath, kind: EntryKind| {
+            let device = is_device(kind) && chosen(section, path);
+            devices.fetch_add(u64::from(device), Ordering::Relaxed);
+            select(section, path, kind)
+        };
+        chain.measure(&counted, interrupt.control(&quiet))?.bytes
     };
     let bar = Bar::new(context, "restoring", Some(total));
     let request = RestoreRequest {
@@ -94,7 +110,7 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
     let mut refused = None;
     let mut safety = None;
     let restored = backup::restore(&request, &mut |replaced| match before(
-        args, &chain, &keyring, replaced, &interrupt, context,
+        args, profile, &chain, &keyring, replaced, &interrupt, context,
     ) {
         Ok(made) => {
             safety = made;
@@ -123,22 +139,31 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
         })?,
     };
     let brought = bring_back(profile, &details, &targets, args.force, context);
-    tell(args, &outcome, &targets, safety.as_deref(), brought.as_deref().ok(), context);
+    let told = Told { safety: safety.as_deref(), servers: brought.as_deref().ok(), recovered };
+    let devices = devices.into_inner();
+    if devices > 0 {
+        context.output.warn(format!("{devices} device files were left out; --devices makes them"));
+    }
+    tell(args, &outcome, &targets, &told, context);
     brought.map(drop)
+}
+
+/// What is told beside the outcome.
+struct Told<'a> {
+    safety: Option<&'a Path>,
+    servers: Option<&'a [String]>,
+    recovered: Recovered,
 }
 
 fn tell(
     args: &RestoreArgs,
     outcome: &RestoreOutcome,
     targets: &[Target],
-    safety: Option<&Path>,
-    servers: Option<&[String]>,
+    told: &Told<'_>,
     context: &Context,
 ) {
+    let Told { safety, servers, recovered } = told;
     let output = &context.output;
-    if outcome.recovered {
-        output.warn("an earlier restore had been interrupted; it was undone first");
-    }
     let places: Vec<String> =
         targets.iter().map(|target| target.path.display().to_string()).collect();
     output.say(format!(
@@ -183,7 +208,8 @@ fn tell(
             "skipped": outcome.placed.skipped,
             "stores": outcome.stores,
             "safety_backup": safety.map(|path| path.display().to_string()),
-            "recovered": outcome.recovered,
+            "recovered": recovered.is_any(),
+            "undone": recovered.undone,
             "servers": servers,
             "dry_run": false,
         }),
@@ -237,7 +263,7 @@ fn wanted(args: &RestoreArgs, details: &Details) -> Result<Wanted, Failure> {
     Ok(Wanted::Parts(parts))
 }
 
-fn no_such(name: &str, details: &Details) -> Failure {
+pub(super) fn no_such(name: &str, details: &Details) -> Failure {
     let names: Vec<&str> = details.components.iter().map(|one| &*one.name).collect();
     let failure = Failure::from(Error::NoSuchComponent(name.to_owned()));
     if names.is_empty() {
@@ -281,144 +307,6 @@ fn check_parts(
     }
 }
 
-/// Where everything goes.
-fn targets(
-    args: &RestoreArgs,
-    chain: &Chain<'_>,
-    details: &Details,
-    wanted: &Wanted,
-    context: &Context,
-) -> Result<Vec<Target>, Failure> {
-    let vault = SectionName::new(VAULT_SECTION)?;
-    let data = SectionName::data();
-    let mut targets = Vec::new();
-    let mut left_out = Vec::new();
-    for section in &chain.reader().metadata().sections {
-        let dump = is_dump(section);
-        if (*section == vault) != args.vault_config.is_some()
-            || (dump && (args.vault_config.is_some() || args.config_only))
-            || section.as_str() == backup::SEALED_SECTION
-        {
-            continue;
-        }
-        let parts: Vec<TreePath> = match wanted {
-            Wanted::All => Vec::new(),
-            Wanted::Parts(parts) => parts
-                .iter()
-                .filter(|(name, _)| name == section)
-                .map(|(_, path)| path.clone())
-                .collect(),
-        };
-        if matches!(wanted, Wanted::Parts(_)) && parts.is_empty() {
-            continue;
-        }
-        let path = match (&args.vault_config, &args.target) {
-            (Some(directory), _) => directory.clone(),
-            (None, Some(target)) if dump => place_of_dumps(target),
-            (None, Some(target)) => {
-                if *section != data && !args.config_only {
-                    left_out.push(section.as_str().to_owned());
-                    continue;
-                }
-                target.clone()
-            }
-            (None, None) => {
-                details.source(section).ok_or_else(|| Error::NoTarget(args.archive.clone()))?
-            }
-        };
-        let path = absolute(&path)?;
-        let extent = if args.merge {
-            Extent::Missing
-        } else if *section != data && matches!(wanted, Wanted::All) {
-            Extent::Parts(files_of(details, section))
-        } else if matches!(wanted, Wanted::All) {
-            whole(details, &path)?
-        } else {
-            Extent::Parts(parts)
-        };
-        targets.push(Target { section: section.clone(), path, extent });
-    }
-    if !left_out.is_empty() {
-        context.output.say(format!(
-            "{} configuration files are left out; --config-only --target DIR restores them",
-            left_out.len()
-        ));
-    }
-    if targets.is_empty() {
-        return Err(no_such("that", details));
-    }
-    Ok(targets)
-}
-
-/// What there is in a section that is not the data: configuration files, or a dump.
-fn files_of(details: &Details, section: &SectionName) -> Vec<TreePath> {
-    details
-        .components
-        .iter()
-        .filter(|one| one.section == *section)
-        .flat_map(|one| one.paths.clone())
-        .collect()
-}
-
-/// All of the target, but for what the backup leaves out.
-fn whole(details: &Details, target: &Path) -> Result<Extent, Failure> {
-    if (details.include.is_empty() && details.exclude.is_empty()) || !target.is_dir() {
-        return Ok(Extent::Whole);
-    }
-    let data = SectionName::data();
-    let filter = Filter {
-        include: Terms::new(&details.include, &details.components)?,
-        exclude: Terms::new(&details.exclude, &details.components)?,
-        only: Vec::new(),
-    };
-    let tree = LocalTree::open(target).map_err(Error::from)?;
-    let mut kept: Vec<TreePath> = Vec::new();
-    let inside_kept = std::sync::Mutex::new(Vec::new());
-    // Below what is kept nothing need be looked at.
-    let exclude = |path: &TreePath, kind: EntryKind| {
-        let left_out = filter.excludes(&data, path, kind);
-        if left_out && let Ok(mut kept) = inside_kept.lock() {
-            kept.push(path.clone());
-        }
-        left_out
-    };
-    for entry in tree.walk(&exclude).map_err(Error::from)? {
-        entry.map_err(Error::from)?;
-    }
-    kept.append(&mut inside_kept.into_inner().unwrap_or_default());
-    Ok(if kept.is_empty() { Extent::Whole } else { Extent::Keeping(kept) })
-}
-
-/// Refuses to replace what processes use.
-fn refuse_used(targets: &[Target]) -> CommandResult {
-    for target in targets.iter().filter(|target| target.path.is_dir()) {
-        let open = stores::open_files(&target.path)
-            .map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))?;
-        let holders: Vec<String> = open
-            .files
-            .iter()
-            .filter(|file| {
-                matches!(
-                    file.how,
-                    stores::Holder::Descriptor
-                        | stores::Holder::WritableDescriptor
-                        | stores::Holder::Map
-                )
-            })
-            .take(5)
-            .map(|file| format!("{} ({}) has {}", file.command, file.pid, file.path.display()))
-            .collect();
-        if !holders.is_empty() {
-            let message = format!("{} is in use: {}", target.path.display(), holders.join(", "));
-            return Err(Failure::new(ExitCode::SourceInUse, message).hint(
-                "stop what uses it, or give --live: it would go on with the files that are \
-                 replaced",
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// Reads and checks everything, and says what would be done.
 fn dry_run(
     args: &RestoreArgs,
@@ -429,7 +317,7 @@ fn dry_run(
     context: &Context,
 ) -> CommandResult {
     let bar = Bar::new(context, "checking the backup", None);
-    chain.verify(interrupt.control(&bar))?;
+    backup::verify_whole(chain, &mut HashSet::new(), interrupt.control(&bar))?;
     let selected = chain.measure(select, interrupt.control(&bar))?;
     drop(bar);
     let output = &context.output;

@@ -70,7 +70,8 @@ impl From<Error> for Failure {
             | Error::NoTarget(_) => ExitCode::Usage,
             Error::NoSuchComponent(_) => ExitCode::NotInBackup,
             Error::MissingLink { .. } | Error::Needed { .. } => ExitCode::BackupChain,
-            Error::NotEmpty(_) => ExitCode::AlreadyExists,
+            Error::NotEmpty(_) | Error::Unfinished(_) => ExitCode::AlreadyExists,
+            Error::BackupInTarget { .. } => ExitCode::Usage,
             Error::Target { .. } | Error::HalfWay { .. } => ExitCode::Failure,
             Error::Incomplete { .. } | Error::Checksum(_) => ExitCode::ArchiveDamaged,
             Error::StoreDamaged { .. } => ExitCode::VerificationFailed,
@@ -82,10 +83,20 @@ impl From<Error> for Failure {
             Error::Locked(_) => failure.hint("wait until it has ended"),
             Error::MissingLink { .. } => failure
                 .hint("put the backup that is missing beside it; restore an earlier one otherwise"),
-            Error::Needed { .. } => failure.hint("--dependents deletes those, too"),
+            Error::Needed { .. } => failure.hint(
+                "--dependents deletes those, too; one whose notes are lost may need any before it, \
+                 and goes only if it is named itself",
+            ),
             Error::NotEmpty(_) => failure.hint(
                 "--force replaces what is there, after a safety backup; --merge restores only \
                  what is missing",
+            ),
+            Error::Unfinished(_) => failure.hint(
+                "nothing was changed; --force undoes it first, and keeps what it had put in place",
+            ),
+            Error::BackupInTarget { .. } => failure.hint(
+                "move the backups elsewhere, or give --target another directory; --merge replaces \
+                 nothing",
             ),
             Error::NoTarget(_) => failure.hint("give --target DIR"),
             Error::InUse { .. } => failure
@@ -173,4 +184,17 @@ pub(super) fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
             format!("cannot find {}: {}", path.display(), plain_reason(&error)),
         )
     })
+}
+
+/// Text of an archive or its notes, fit for a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
 }

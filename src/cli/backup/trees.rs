@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::CreateArgs;
 use super::create::{VAULT_CONFIG, VAULT_SECTION};
-use super::defaults::{Job, tree_path};
+use super::defaults::{ConfigFile, Job, tree_path};
 use super::servers::{Dumped, place_of_dumps};
 use crate::archive::SectionName;
 use crate::backup::{self, Filter, Source};
@@ -22,12 +22,14 @@ impl Trees {
     pub(super) fn new(
         args: &CreateArgs,
         job: &Job,
+        filter: &Filter,
         vault: Option<&Path>,
         dumps: &[Dumped],
     ) -> Result<Self, Failure> {
         let open = |path: &Path| LocalTree::open(path).map_err(backup::Error::from);
         let mut others = Vec::new();
-        for config in &job.configs {
+        let wanted = |config: &&ConfigFile| !filter.exclude.name(&config.section, &config.file);
+        for config in job.configs.iter().filter(wanted) {
             let tree = open(&config.directory)?;
             let directory = config.directory.clone();
             others.push((config.section.clone(), directory, tree, config.file.clone()));

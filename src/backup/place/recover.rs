@@ -1,0 +1,236 @@
+//! What an interrupted restore left: found, and brought to an end. One all of whose renames were made
+//! is finished; one that stopped between them is undone, and what it had put in place, which an app may
+//! have written to since, is kept under a name that is told.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{JOURNAL, Journal, PREFIX, Step, below, children, lock, name, split};
+use crate::backup::error::{Error, Result};
+use crate::tree::{LocalTree, Rename, TreePath, TreeWriter as _};
+
+/// Begins the names of directories with what an undone restore had put in place.
+pub(in crate::backup) const UNDONE: &str = "strongroom-undone-";
+
+/// What was found of interrupted restores, and done about them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// How many were finished: everything was in its place already.
+    pub finished: usize,
+    /// What those that were undone had put in place, by the directory that it lies in now.
+    pub undone: Vec<PathBuf>,
+}
+
+impl Recovered {
+    /// Whether there was anything.
+    pub fn is_any(&self) -> bool {
+        self.finished > 0 || !self.undone.is_empty()
+    }
+}
+
+/// How far a restore came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing of the target was changed, or all that was left is to be removed.
+    Leftover,
+    /// Everything is in place.
+    Finished,
+    /// Some of its renames were made.
+    Half,
+    /// The way back cannot be read: whatever lies there is to be kept.
+    Unknown,
+}
+
+struct Found {
+    staging: TreePath,
+    state: State,
+    journal: Journal,
+    /// Nobody else takes care of it meanwhile.
+    _lock: OwnedFd,
+}
+
+/// Where restores to `target` were interrupted between their renames: the directories in which they
+/// lie. Changes nothing.
+///
+/// # Errors
+/// When what they left cannot be looked at.
+pub fn unfinished(target: &Path) -> Result<Vec<PathBuf>> {
+    let mut places = Vec::new();
+    for (directory, about) in bases(target) {
+        let Ok(base) = LocalTree::open(&directory) else { continue };
+        let found = find(&base, &directory, &about)?;
+        let half = found.iter().filter(|one| matches!(one.state, State::Half | State::Unknown));
+        places.extend(half.map(|one| directory.join(one.staging.as_path())));
+    }
+    Ok(places)
+}
+
+/// Brings to an end what interrupted restores to `target` left.
+///
+/// # Errors
+/// When one cannot be undone; it can be tried again.
+pub fn recover(target: &Path) -> Result<Recovered> {
+    let mut recovered = Recovered::default();
+    for (directory, about) in bases(target) {
+        let Ok(base) = LocalTree::open(&directory) else { continue };
+        for found in find(&base, &directory, &about)? {
+            let Found { staging, state, journal, _lock } = found;
+            match state {
+                State::Half => {
+                    undo(&base, &journal)?;
+                    base.sync()?;
+                }
+                State::Finished => recovered.finished += 1,
+                State::Leftover | State::Unknown => {}
+            }
+            let journal = below(&staging, JOURNAL)?;
+            if matches!(state, State::Half | State::Unknown) {
+                let text = String::from_utf8_lossy(staging.as_bytes()).into_owned();
+                let id = text.strip_prefix(PREFIX).unwrap_or(&text);
+                let kept = name(format!("{UNDONE}{id}").as_bytes())?;
+                // With its journal: without it, what lies under the old name would be removed.
+                base.rename(&staging, &kept, Rename::NoReplace)?;
+                let _ = base.remove(&below(&kept, JOURNAL)?);
+                base.sync()?;
+                recovered.undone.push(directory.join(kept.as_path()));
+                continue;
+            }
+            if base.existing(&journal)?.is_some() {
+                base.remove(&journal)?;
+                base.sync()?;
+            }
+            // What cannot be removed is in nobody's way.
+            let _ = base.remove(&staging);
+        }
+    }
+    Ok(recovered)
+}
+
+/// The directories in which a restore to `target` works, and where that is below them: the one that
+/// holds it, and itself.
+fn bases(target: &Path) -> Vec<(PathBuf, TreePath)> {
+    let known = target.canonicalize().ok();
+    let beside = split(known.as_deref().unwrap_or(target)).ok();
+    let itself = known.filter(|path| path.is_dir()).map(|path| (path, TreePath::root()));
+    // The outer one first: undoing it may bring another directory to the inner one's place.
+    beside.into_iter().chain(itself).collect()
+}
+
+/// What restores left in a directory; of those that are half done, the ones that are about a path.
+fn find(base: &LocalTree, directory: &Path, about: &TreePath) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    let owner = directory.metadata().map_err(Error::io("look at", directory))?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    for staging in children(base, &TreePath::root())? {
+        if !staging.as_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let shown = directory.join(staging.as_path());
+        // In a directory where everybody may write, others' journals are nothing to follow.
+        let trusted = shown
+            .symlink_metadata()
+            .is_ok_and(|status| status.is_dir() && (status.uid() == own || status.uid() == owner));
+        // Somebody is at work there.
+        let Some(lock) = lock(&shown).ok().filter(|_| trusted) else { continue };
+        let path = shown.join("journal.json");
+        let (state, journal) = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (State::Leftover, Journal::default())
+            }
+            Err(error) => return Err(Error::io("read", &path)(error)),
+            Ok(bytes) => match serde_json::from_slice::<Journal>(&bytes) {
+                Ok(journal) => (state(base, &journal)?, journal),
+                // It has its name only when it is whole, and nothing is renamed before: torn ones are
+                // of earlier versions, or of a disk that fails.
+                Err(_) if bytes.is_empty() => (State::Leftover, Journal::default()),
+                Err(_) => (State::Unknown, Journal::default()),
+            },
+        };
+        let mut targets = journal.steps.iter().map(|step| &step.target);
+        if state == State::Half && !targets.any(|at| at.is_within(about) || about.is_within(at)) {
+            continue;
+        }
+        found.push(Found { staging, state, journal, _lock: lock });
+    }
+    Ok(found)
+}
+
+/// How far a restore came. Told by what lies in its own directory, which nobody else changes: what is in
+/// its place may have been replaced since.
+fn state(base: &LocalTree, journal: &Journal) -> Result<State> {
+    let (mut all, mut any) = (true, false);
+    for step in &journal.steps {
+        let Step { target, new, old } = step;
+        let moved = match new {
+            Some((staged, number)) => inode(base, staged)? != Some(*number),
+            None => true,
+        };
+        let aside = old_place(base, step)?.is_some();
+        all &= moved && (old.is_none() || aside);
+        any |=
+            aside || (old.is_none() && new.is_some() && moved && base.existing(target)?.is_some());
+    }
+    Ok(match (all, any) {
+        (true, _) => State::Finished,
+        (false, true) => State::Half,
+        (false, false) => State::Leftover,
+    })
+}
+
+/// Takes the steps back, the last one first; those that were not made are passed over. What is in
+/// place now goes where what was restored came from.
+pub(super) fn undo(base: &LocalTree, journal: &Journal) -> Result<()> {
+    for step in journal.steps.iter().rev() {
+        let Step { target, new, old } = step;
+        let present = base.existing(target)?.is_some();
+        match (new, old) {
+            (_, Some(_)) => {
+                let Some(from) = old_place(base, step)? else { continue };
+                if present {
+                    change_places(base, from, target)?;
+                } else {
+                    base.rename(from, target, Rename::NoReplace)?;
+                }
+            }
+            (Some((staged, number)), None) => {
+                if present && inode(base, staged)? != Some(*number) {
+                    base.rename(target, staged, Rename::NoReplace)?;
+                }
+            }
+            (None, None) => {}
+        }
+    }
+    Ok(())
+}
+
+fn change_places(base: &LocalTree, from: &TreePath, target: &TreePath) -> Result<()> {
+    match base.rename(from, target, Rename::Exchange) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let since = name_beside(from, b"-since")?;
+            base.rename(target, &since, Rename::NoReplace)?;
+            Ok(base.rename(from, target, Rename::NoReplace)?)
+        }
+        exchanged => Ok(exchanged?),
+    }
+}
+
+/// Where in the restore's own directory lies what was replaced; `None`: it was not, or is back.
+fn old_place<'a>(base: &LocalTree, step: &'a Step) -> Result<Option<&'a TreePath>> {
+    let Step { new, old: Some((aside, number)), .. } = step else { return Ok(None) };
+    for place in new.iter().map(|(staged, _)| staged).chain([aside]) {
+        if inode(base, place)? == Some(*number) {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+fn inode(base: &LocalTree, path: &TreePath) -> Result<Option<u64>> {
+    Ok(base.existing(path)?.map(|entry| entry.inode))
+}
+
+fn name_beside(path: &TreePath, ending: &[u8]) -> Result<TreePath> {
+    let parent = path.parent().unwrap_or_else(TreePath::root);
+    below(&parent, &[path.name().unwrap_or_default(), ending].concat())
+}
