@@ -47,6 +47,10 @@ pub(super) fn recognise(head: &[u8]) -> Option<Kind> {
 
 /// The file that a line of a manifest names: `file NAME seq N type b|i|h`.
 fn manifest_line(line: &[u8]) -> Option<&str> {
+    // The first line of any file comes here, however long it is.
+    if !line.starts_with(b"file ") {
+        return None;
+    }
     let words: Vec<&str> = std::str::from_utf8(line).ok()?.split(' ').collect();
     match words.as_slice() {
         ["file", name, "seq", number, "type", "b" | "i" | "h", ..]
