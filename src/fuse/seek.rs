@@ -19,6 +19,8 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier, ReplyLseek};
 use parking_lot::Mutex;
@@ -33,6 +35,10 @@ use crate::vault::{InodeNumber, SeekWhence};
 /// At most so many descriptors of a caller are looked at.
 const MAX_DESCRIPTORS: usize = 4096;
 
+/// So long what the kernel is to hear of is gathered: waking a thread for each file takes longer
+/// than to write a small one.
+const GATHERING: Duration = Duration::from_millis(1);
+
 /// What becomes known when the mount is there.
 pub(super) struct Connection {
     pub(super) device: (u32, u32),
@@ -44,6 +50,8 @@ pub(super) struct Seeker {
     /// How often each file is open for writing; `None` where opening sends no message.
     writers: Option<Mutex<HashMap<InodeNumber, u64>>>,
     connection: Arc<OnceLock<Connection>>,
+    /// Files whose attributes the kernel is to ask for again.
+    changed: Arc<Mutex<Vec<InodeNumber>>>,
 }
 
 /// One seek.
@@ -57,8 +65,12 @@ pub(super) struct Seek {
 }
 
 impl Seeker {
-    pub(super) fn new(opens_are_seen: bool, connection: Arc<OnceLock<Connection>>) -> Self {
-        Self { writers: opens_are_seen.then(Mutex::default), connection }
+    pub(super) fn new(writers_are_known: bool, connection: Arc<OnceLock<Connection>>) -> Self {
+        Self {
+            writers: writers_are_known.then(Mutex::default),
+            connection,
+            changed: Arc::default(),
+        }
     }
 
     pub(super) fn opened_for_writing(&self, ino: InodeNumber) {
@@ -83,13 +95,25 @@ impl Seeker {
     /// Has the kernel ask for a file's attributes when somebody wants them next. It counts size and
     /// times itself, but not the room that a file takes.
     pub(super) fn attributes_changed(&self, ino: InodeNumber, pool: &Pool) {
-        let connection = Arc::clone(&self.connection);
+        let mut changed = self.changed.lock();
+        changed.push(ino);
+        if changed.len() > 1 {
+            return;
+        }
+        drop(changed);
+        let (connection, gathered) = (Arc::clone(&self.connection), Arc::clone(&self.changed));
         // The kernel may wait for an inode that is going, and that for its pages' being written.
-        let _ = pool.submit(Box::new(move || {
-            if let Some(connection) = connection.get() {
+        let submitted = pool.submit(Box::new(move || {
+            thread::sleep(GATHERING);
+            let changed = std::mem::take(&mut *gathered.lock());
+            let Some(connection) = connection.get() else { return };
+            for ino in changed {
                 let _ = connection.notifier.inval_inode(INodeNo(ino.0), -1, 0);
             }
         }));
+        if submitted.is_err() {
+            self.changed.lock().clear();
+        }
     }
 
     pub(super) fn seek<C: Operations>(&self, core: &Arc<C>, pool: &Pool, seek: Seek) {

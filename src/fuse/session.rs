@@ -21,6 +21,7 @@ use super::processes::holders;
 use super::prune::{self, Means, Pruner};
 use super::seek::{Connection, Seeker};
 use super::table::mounted_on;
+use super::turns::Turns;
 
 /// How a filesystem is mounted.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +100,9 @@ impl MountedVault {
             }
         };
         let known = Arc::new(OnceLock::new());
-        let seeker = Seeker::new(!settings.stateless_opens, Arc::clone(&known));
+        // Where nothing can be written, nothing is to be written back.
+        let writers_are_known = !settings.stateless_opens || kernel.read_only;
+        let seeker = Seeker::new(writers_are_known, Arc::clone(&known));
         let mut config = Config::default();
         config.n_threads = Some(threads);
         // The kernel itself lets only those in whom the mount admits; `fuser`'s own check would
@@ -108,9 +111,11 @@ impl MountedVault {
         if let Some(means) = means {
             pruner.use_means(means);
         }
-        let notices = connection.try_clone();
-        let adapter = Adapter::new(Arc::clone(&core), settings, seeker, pruner.share());
+        let copies = connection.try_clone().and_then(|one| Ok((one, connection.try_clone()?)));
+        let turns = Turns::new(threads);
+        let adapter = Adapter::new(Arc::clone(&core), settings, seeker, pruner.share(), turns);
         let requests = adapter.requests();
+        let take_turns = adapter.take_turns();
         let session = Session::from_fd(adapter, connection, SessionACL::All, config);
         let session = match session {
             Ok(session) => session,
@@ -126,8 +131,11 @@ impl MountedVault {
             .map(|entry| entry.device)
             .unwrap_or_default();
         let _ = known.set(Connection { device, notifier: session.notifier() });
-        match notices {
-            Ok(notices) => pruner.connect(notices),
+        match copies {
+            Ok((notices, flags)) => {
+                pruner.connect(notices);
+                take_turns(flags);
+            }
             Err(error) => tracing::warn!("memory for inodes will not be bounded: {error}"),
         }
         let weak = Arc::downgrade(&core);
