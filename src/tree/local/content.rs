@@ -21,11 +21,17 @@ struct Stamp {
     changed: Timestamp,
 }
 
+/// Up to this size a file that takes as much room as it is long is not searched for holes: to look
+/// takes longer than to read what they may hold, above all on a mount.
+const NOT_SEARCHED: u64 = 1 << 20;
+
 struct LocalContent {
     file: OwnedFd,
     tree: String,
     path: TreePath,
     stamp: Stamp,
+    /// Whether it is taken to have no holes.
+    dense: bool,
 }
 
 impl LocalTree {
@@ -53,7 +59,9 @@ impl LocalTree {
             modified: entry.metadata.modified,
             changed: entry.changed,
         };
-        let content = LocalContent { file, tree: self.describe(), path: path.clone(), stamp };
+        let dense = stamp.size <= NOT_SEARCHED && entry.allocated >= stamp.size;
+        let content =
+            LocalContent { file, tree: self.describe(), path: path.clone(), stamp, dense };
         content.check_unchanged()?;
         if entry.metadata.size > 128 * 1024 {
             // A hint: where it is not taken nothing is lost.
@@ -115,6 +123,9 @@ impl ContentReader for LocalContent {
     fn next_data(&self, offset: u64) -> Result<Option<Extent>> {
         if offset >= self.stamp.size {
             return Ok(None);
+        }
+        if self.dense {
+            return Ok(Some(offset..self.stamp.size));
         }
         match self.seek(SeekFrom::Data(offset)) {
             Ok(None) => Ok(None),
