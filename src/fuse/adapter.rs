@@ -5,16 +5,17 @@
 //! on. The vault has one owner, so whatever the kernel was told stays true until the kernel itself
 //! changes it: names, absent names and attributes are given to it for good.
 
+mod answers;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -24,7 +25,9 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use super::access::{in_group, permits};
+pub(super) use self::answers::guarded;
+use self::answers::{answer_sized, caller, loses_set_group_id};
+use super::access::permits;
 use super::convert::{
     fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
 };
@@ -35,8 +38,8 @@ use super::pool::Pool;
 use super::prune::{Means, Pruner};
 use super::seek::{Seek, Seeker};
 use super::turns::Turns;
-use crate::backing::{Access, FileKind, RenameMode};
-use crate::vault::{self, Caller, DirectoryEntry, InodeNumber, SeekWhence, SetAttributes};
+use crate::backing::{Access, RenameMode};
+use crate::vault::{self, DirectoryEntry, SeekWhence, SetAttributes};
 
 /// How long the kernel may believe what it was told: for good, in practice.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -109,86 +112,6 @@ impl<C: Operations> Adapter<C> {
             });
         }
     }
-
-    /// Runs one operation of the core.
-    fn call<T>(
-        &self,
-        operation: &'static str,
-        body: impl FnOnce(&C) -> vault::Result<T>,
-    ) -> Result<T, Errno> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        guarded(operation, || body(&self.core))
-    }
-
-    fn answer(
-        &self,
-        operation: &'static str,
-        reply: ReplyEmpty,
-        body: impl FnOnce(&C) -> vault::Result<()>,
-    ) {
-        match self.call(operation, body) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    /// Makes something durable, which takes the disk's time. Done here, it costs no change of
-    /// thread; but the last free thread goes on to serve requests and leaves it to the pool: so
-    /// others are not held up, and whoever else wants to sync shares the commit.
-    fn answer_sync(
-        &self,
-        operation: &'static str,
-        reply: ReplyEmpty,
-        body: impl FnOnce(&C) -> vault::Result<()> + Send + 'static,
-    ) {
-        let syncing = self.syncing.fetch_add(1, Ordering::Relaxed) + 1;
-        if syncing < self.settings.threads {
-            let begin = Instant::now();
-            self.answer(operation, reply, body);
-            self.turns.synced(begin.elapsed());
-            self.syncing.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        self.syncing.fetch_sub(1, Ordering::Relaxed);
-        let core = Arc::clone(&self.core);
-        let job = Box::new(move || match guarded(operation, || body(&core)) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        });
-        if let Err(job) = self.pool.submit(job) {
-            job();
-        }
-    }
-
-    fn answer_entry(
-        &self,
-        operation: &'static str,
-        reply: ReplyEntry,
-        body: impl FnOnce(&C) -> vault::Result<vault::Entry>,
-    ) {
-        match self.call(operation, body) {
-            Ok(entry) => reply.entry(
-                &FOREVER,
-                &file_attributes(&entry.attributes),
-                Generation(entry.generation),
-            ),
-            Err(errno) => reply.error(errno),
-        }
-        self.pruner.inodes_were_added(&self.core, &self.pool);
-    }
-
-    /// Set-user-ID, set-group-ID and file capabilities go when somebody without privilege changes
-    /// what a file holds.
-    fn drop_privileges(&self, request: &Request, ino: InodeNumber) -> Result<(), Errno> {
-        self.call("setattr", |core| {
-            let changes = SetAttributes {
-                kill_privileges: true,
-                outside_group: loses_set_group_id(core, request, ino)?,
-                ..SetAttributes::default()
-            };
-            core.set_attributes(ino, &changes).map(drop)
-        })
-    }
 }
 
 impl<C> Drop for Adapter<C> {
@@ -197,49 +120,6 @@ impl<C> Drop for Adapter<C> {
         // The pool waits for all its work.
         self.pruner.close();
     }
-}
-
-/// Runs `body`; a panic becomes `EIO`.
-pub(super) fn guarded<T>(
-    operation: &'static str,
-    body: impl FnOnce() -> vault::Result<T>,
-) -> Result<T, Errno> {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(errno(&error)),
-        Err(_) => {
-            tracing::error!(
-                operation,
-                "a bug: the operation panicked; it was answered with EIO, the mount goes on"
-            );
-            Err(Errno::EIO)
-        }
-    }
-}
-
-/// The errno of an error. `ENOSYS` would switch the operation off for the whole mount, and a file
-/// system below that says so means this one call.
-fn errno(error: &vault::Error) -> Errno {
-    match error.errno() {
-        libc::ENOSYS => Errno::EOPNOTSUPP,
-        code => Errno::from_i32(code),
-    }
-}
-
-/// Whether a file has the set-group-ID bit and whoever asks is not in its group, for which the
-/// kernel takes the bit away whoever may execute the file.
-fn loses_set_group_id<C: Operations>(
-    core: &C,
-    request: &Request,
-    ino: InodeNumber,
-) -> vault::Result<bool> {
-    let attributes = core.attributes(ino)?;
-    let set = attributes.kind == FileKind::Regular && attributes.mode & libc::S_ISGID != 0;
-    Ok(set && !in_group(request, attributes.gid))
-}
-
-fn caller(request: &Request, umask: u32) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), umask }
 }
 
 impl<C: Operations> Filesystem for Adapter<C> {
@@ -923,14 +803,5 @@ impl<C: Operations> Filesystem for Adapter<C> {
         let _turn = self.turns.begin();
         // The kernel then copies through its page cache, which sees what is not written back yet.
         reply.error(Errno::ENOSYS);
-    }
-}
-
-/// Answers with `value`, or its length where `size` is 0.
-fn answer_sized(value: &[u8], size: u32, reply: ReplyXattr) {
-    match u32::try_from(value.len()) {
-        Ok(len) if size == 0 => reply.size(len),
-        Ok(len) if len <= size => reply.data(value),
-        _ => reply.error(Errno::ERANGE),
     }
 }
