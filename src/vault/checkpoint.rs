@@ -168,12 +168,17 @@ impl Core {
     /// back whose records are retired.
     fn sync_names_left(&self) -> Result<()> {
         let left = std::mem::take(&mut *self.left_by_records.lock());
-        let outcome = left.values().try_for_each(|directory| self.sync_directory(directory));
-        let outcome = match outcome {
-            // Removed since then, which the commit makes durable.
-            Err(error) if error.errno() == libc::ENOENT => self.commit_all(),
-            outcome => outcome,
+        let is_removed = |directory: &Arc<Inode>| {
+            directory.location().is_none() && !Arc::ptr_eq(directory, self.inodes.root())
         };
+        let outcome = (|| {
+            left.values().try_for_each(|directory| self.sync_inode(directory))?;
+            // Such a one could come back with the file.
+            if left.values().any(is_removed) && !self.vault_directory.sync_filesystem()? {
+                self.commit_all()?;
+            }
+            Ok(())
+        })();
         if outcome.is_err() {
             self.left_by_records.lock().extend(left);
         }

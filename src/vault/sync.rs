@@ -253,10 +253,12 @@ impl Core {
                 return Ok(());
             }
         }
+        // One that fails, perhaps for good, leaves none of the others out.
+        let mut outcome = Ok(());
         for inode in inodes {
-            self.sync_inode(inode)?;
+            outcome = outcome.and(self.sync_inode(inode));
         }
-        Ok(())
+        outcome
     }
 
     /// Syncs all of an inode; nothing, where nothing of it outlives the mount.

@@ -205,6 +205,42 @@ fn an_application_hears_of_a_commit_that_failed() {
 }
 
 #[test]
+fn a_file_that_cannot_be_synced_keeps_no_other_from_the_commit() {
+    let disk = Disk::new();
+    let fs = disk.open();
+    let files: Vec<_> = (0..3).map(|at| create(&fs, &name(at), &[at; 5000])).collect();
+    disk.faults.arm(Fault::once(|operation| operation == Operation::SyncAll, libc::EIO));
+    let before = disk.seen(|operation| operation == Operation::SyncAll);
+    assert!(fs.sync_all().is_err());
+    assert_eq!(disk.seen(|operation| operation == Operation::SyncAll) - before, 3);
+    assert!(fs.sync(files[0], true).is_err());
+    fs.sync(files[1], true).unwrap();
+    fs.close().unwrap();
+}
+
+/// The directory that a file was removed from went itself, and nothing is left to be synced.
+#[test]
+fn a_removed_directory_does_not_keep_the_journal_from_being_emptied() {
+    let disk = Disk::new();
+    let fs = disk.open();
+    let directory = fs.make_directory(&CALLER, ROOT, b"d", 0o700).unwrap().attributes.ino;
+    let ino = fs.create(&CALLER, directory, b"file", 0o600).unwrap().attributes.ino;
+    fs.write(ino, 0, &[1; 8192]).unwrap();
+    fs.sync_all().unwrap();
+    fs.write(ino, 0, &[2; 4096]).unwrap();
+    fs.sync(ino, true).unwrap();
+    fs.unlink(directory, b"file").unwrap();
+    fs.release(ino);
+    fs.forget(ino, 1);
+    fs.remove_directory(ROOT, b"d").unwrap();
+    fs.forget(directory, 1);
+    let before = disk.seen(is_filesystem_sync);
+    assert!(checkpoint(&fs).unwrap());
+    assert_eq!(disk.seen(is_filesystem_sync) - before, 1);
+    fs.close().unwrap();
+}
+
+#[test]
 fn a_write_that_fails_leaves_the_header() {
     let disk = Disk::new();
     let fs = disk.open();
