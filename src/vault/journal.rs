@@ -5,6 +5,8 @@
 //! the other, if free, becomes active, and the filled one waits to be checkpointed (its blocks
 //! written in place and synced), after which a [`Record::Retire`] makes it free.
 
+mod records;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -12,18 +14,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+pub(super) use self::records::{
+    AppendError, Appended, BlockPlace, FileRecord, FileReference, RecordOwner,
+};
 use super::inode::Inode;
 use super::recovery::remove_segments;
 use super::segment::{self, Segment, SegmentState};
 use super::signal::Signal;
 use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
-use crate::format::header::FileId;
 use crate::format::journal::{
     BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, PAYLOAD_MAX, Place, RECORD_HEADER_LEN,
     RECORD_OVERHEAD, Record, SegmentHeader, SessionId,
 };
-use crate::format::layout::BlockIndex;
 
 /// The names of the two segments in the vault directory.
 pub(super) const SEGMENT_NAMES: [&[u8]; 2] = [b"journal.0", b"journal.1"];
@@ -38,55 +41,6 @@ const NOBODY: u32 = u32::MAX;
 const PATIENCE: u64 = 3;
 /// Room kept in every segment for the records that end it.
 const RESERVE: u64 = 4096;
-
-/// Where a sealed block lies in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BlockPlace {
-    pub(super) generation: u64,
-    pub(super) offset: u64,
-    pub(super) len: usize,
-}
-
-/// A record appended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Appended {
-    pub(super) generation: u64,
-    /// Where the record's payload begins.
-    pub(super) payload: u64,
-    pub(super) sequence: u64,
-}
-
-/// Why a record was not appended.
-#[derive(Debug)]
-pub(super) enum AppendError {
-    /// Both segments are in use: give up the locks held, wait for [`Journal::wait_for_room`], and
-    /// begin again.
-    Full,
-    /// The journal failed before, or now.
-    Failed(io::Error),
-}
-
-/// The number by which a segment calls a file.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FileReference {
-    generation: u64,
-    local: u32,
-}
-
-/// What a record about a file says.
-pub(super) enum FileRecord<'a> {
-    Blocks { first: BlockIndex, sealed: &'a [u8] },
-    Resize { size: u64, tail: &'a [u8] },
-    Punch { first: BlockIndex, count: u64 },
-    Modified(Timestamp),
-}
-
-/// The file that a record is about.
-pub(super) struct RecordOwner<'a> {
-    pub(super) inode: &'a Arc<Inode>,
-    pub(super) file_id: FileId,
-    pub(super) reference: &'a mut FileReference,
-}
 
 /// Records that a failed write left out: no reader would get past it. What is to stand there has
 /// their places and lengths and means nothing.
