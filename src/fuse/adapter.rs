@@ -61,7 +61,7 @@ pub(super) struct Adapter<C> {
     syncing: AtomicUsize,
     /// Requests so far, by which idleness is known.
     requests: Arc<AtomicU64>,
-    pool: Pool,
+    pool: Arc<Pool>,
 }
 
 thread_local! {
@@ -88,7 +88,7 @@ impl<C: Operations> Adapter<C> {
             forgets: Arc::default(),
             syncing: AtomicUsize::new(0),
             requests: Arc::default(),
-            pool: Pool::default(),
+            pool: Arc::default(),
         }
     }
 
@@ -99,15 +99,25 @@ impl<C: Operations> Adapter<C> {
 
     /// Starts taking turns; what can wait for a moment is then done beside the requests.
     pub(super) fn take_turns(&self) -> impl FnOnce(OwnedFd) + use<C> {
-        let (turns, core, forgets) =
-            (self.turns.share(), Arc::downgrade(&self.core), Arc::clone(&self.forgets));
+        let turns = self.turns.share();
+        let (core, pool) = (Arc::downgrade(&self.core), Arc::downgrade(&self.pool));
+        let forgets = Arc::clone(&self.forgets);
         move |connection| {
             turns.connect(connection, move || {
-                if let Some(core) = core.upgrade() {
+                if forgets.are_none() {
+                    return;
+                }
+                // To close a large file that has no name may take long.
+                let (Some(core), Some(pool)) = (core.upgrade(), pool.upgrade()) else { return };
+                let forgets = Arc::clone(&forgets);
+                let job = Box::new(move || {
                     let _ = guarded("forget", || {
                         forgets.tell(&*core);
                         Ok(())
                     });
+                });
+                if let Err(job) = pool.submit(job) {
+                    job();
                 }
             });
         }

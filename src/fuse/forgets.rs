@@ -18,6 +18,11 @@ impl Forgets {
         self.0.lock().push((ino, count));
     }
 
+    /// Whether nothing is left to be told.
+    pub(super) fn are_none(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// Tells the core all that was gathered.
     pub(super) fn tell<C: Operations>(&self, core: &C) {
         let gathered = std::mem::take(&mut *self.0.lock());

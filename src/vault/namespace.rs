@@ -13,7 +13,7 @@ use super::content::{Content, OpenFile};
 use super::core::{Core, is_not_found};
 use super::directory::OpenDirectory;
 use super::error::{Error, Result};
-use super::inode::{Inode, NO_XATTRS, Open, RECORD_DIRTY};
+use super::inode::{DATA_DIRTY, Inode, NO_XATTRS, Open, RECORD_DIRTY};
 use super::types::{Caller, Entry, InodeNumber};
 use crate::backing::{Access, File, FileKind, RenameMode, Stat};
 use crate::crypto::random_array;
@@ -427,7 +427,8 @@ impl Core {
                 && let Some(file) = inode.open_file()
             {
                 let mut content = file.content.write();
-                if content.sequence > 0 {
+                // One that was emptied and closed since no longer knows of its records.
+                if content.sequence > 0 || inode.is_dirty(DATA_DIRTY) {
                     let mut left = self.left_by_records.lock();
                     left.insert(Arc::as_ptr(parent).addr(), parent.clone());
                 }

@@ -198,9 +198,15 @@ impl Core {
             if let Some(keyed) = content.keyed.clone() {
                 self.write_header(content, &keyed)?;
                 // Before it is recorded: a size that the filesystem below refuses must not be.
+                let length = content.handle.stat()?.size;
                 content.handle.set_len(cipher_size(size))?;
                 if content.resized.is_some() && !content.orphan {
-                    self.record_size(inode, content, &keyed, size, &[])?;
+                    let recorded = self.record_size(inode, content, &keyed, size, &[]);
+                    if recorded.is_err() {
+                        // Opened again, the file would be as long as it is below.
+                        let _ = content.handle.set_len(length);
+                    }
+                    recorded?;
                 }
             }
             content.placed = size;

@@ -95,7 +95,11 @@ impl Core {
             }
         }
         // From the root on: what is above a directory is durable before it.
-        way.iter().rev().try_for_each(|directory| self.sync_one_directory(directory))
+        way.iter()
+            .rev()
+            // One that several names lead through is synced once.
+            .filter(|directory| directory.is_dirty(NAMES_DIRTY))
+            .try_for_each(|directory| self.sync_one_directory(directory))
     }
 
     /// `fsync(2)` of a directory: its names are durable afterwards, and with a name what makes it

@@ -411,6 +411,49 @@ fn a_write_may_be_larger_than_the_journal() {
     fs.close().unwrap();
 }
 
+/// Where the disk had no room for a journal when the vault was mounted, the write itself makes it.
+#[test]
+fn a_write_may_be_larger_than_the_journal_that_it_makes() {
+    let disk = Disk::new();
+    let options = FilesystemOptions { journal_segment: 512 << 10, ..FilesystemOptions::default() };
+    let open = || {
+        let root = disk.place.open_directory(b".").unwrap();
+        let root = disk.faults.wrap(root);
+        FileSystem::open(root, &master(), options, "a test").unwrap()
+    };
+    let fs = open();
+    create(&fs, b"file", &vec![1; 2 << 20]);
+    fs.close().unwrap();
+    disk.faults.arm(Fault::lasting(|operation| operation == Operation::Allocate, libc::ENOSPC));
+    let fs = open();
+    assert!(fs.core().journal().is_none());
+    disk.faults.disarm();
+    let ino = number(&fs, b"file");
+    fs.write(ino, 0, &vec![2; 2 << 20]).unwrap();
+    assert!(read_all(&fs, ino) == vec![2; 2 << 20]);
+    fs.close().unwrap();
+}
+
+#[test]
+fn a_size_that_cannot_be_recorded_is_not_left_below() {
+    let disk = Disk::new();
+    let fs = disk.open();
+    let ino = create(&fs, b"file", &[1; 16384]);
+    fs.sync_all().unwrap();
+    let resize = |size| {
+        let size = SetAttributes { size: Some(size), ..SetAttributes::default() };
+        fs.set_attributes(ino, &size)
+    };
+    resize(8192).unwrap();
+    disk.faults.arm(Fault::once(|operation| operation == Operation::Write, libc::EIO));
+    assert!(resize(1 << 20).is_err());
+    disk.faults.disarm();
+    fs.close().unwrap();
+    let fs = disk.open();
+    assert!(read_all(&fs, number(&fs, b"file")) == [1; 8192]);
+    fs.close().unwrap();
+}
+
 #[test]
 fn a_record_that_failed_leaves_no_old_name_behind() {
     let disk = Disk::new();

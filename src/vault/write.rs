@@ -138,7 +138,12 @@ impl Core {
         if len <= ALWAYS_WHOLE {
             return len;
         }
-        self.journal().map_or(len, |journal| journal.run_limit().max(ALWAYS_WHOLE))
+        match self.journal() {
+            Some(journal) => journal.run_limit().max(ALWAYS_WHOLE),
+            // It may yet be made, and then a small one.
+            None if self.options.journal => ALWAYS_WHOLE,
+            None => len,
+        }
     }
 
     pub(super) fn write_content(
