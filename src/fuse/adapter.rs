@@ -10,7 +10,6 @@ mod answers;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,13 +30,11 @@ use super::access::permits;
 use super::convert::{
     fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
 };
-use super::forgets::Forgets;
 use super::negotiation::{AdapterSettings, negotiate};
 use super::operations::Operations;
 use super::pool::Pool;
 use super::prune::{Means, Pruner};
 use super::seek::{Seek, Seeker};
-use super::turns::Turns;
 use crate::backing::{Access, RenameMode};
 use crate::vault::{self, DirectoryEntry, SeekWhence, SetAttributes};
 
@@ -55,13 +52,11 @@ pub(super) struct Adapter<C> {
     stateless_directory_opens: bool,
     seeker: Seeker,
     pruner: Pruner,
-    turns: Turns,
-    forgets: Arc<Forgets>,
     /// Server threads that are making something durable.
     syncing: AtomicUsize,
     /// Requests so far, by which idleness is known.
     requests: Arc<AtomicU64>,
-    pool: Arc<Pool>,
+    pool: Pool,
 }
 
 thread_local! {
@@ -75,7 +70,6 @@ impl<C: Operations> Adapter<C> {
         settings: AdapterSettings,
         seeker: Seeker,
         pruner: Pruner,
-        turns: Turns,
     ) -> Self {
         Self {
             core,
@@ -84,11 +78,9 @@ impl<C: Operations> Adapter<C> {
             stateless_directory_opens: false,
             seeker,
             pruner,
-            turns,
-            forgets: Arc::default(),
             syncing: AtomicUsize::new(0),
             requests: Arc::default(),
-            pool: Arc::default(),
+            pool: Pool::default(),
         }
     }
 
@@ -96,37 +88,10 @@ impl<C: Operations> Adapter<C> {
     pub(super) fn requests(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.requests)
     }
-
-    /// Starts taking turns; what can wait for a moment is then done beside the requests.
-    pub(super) fn take_turns(&self) -> impl FnOnce(OwnedFd) + use<C> {
-        let turns = self.turns.share();
-        let (core, pool) = (Arc::downgrade(&self.core), Arc::downgrade(&self.pool));
-        let forgets = Arc::clone(&self.forgets);
-        move |connection| {
-            turns.connect(connection, move || {
-                if forgets.are_none() {
-                    return;
-                }
-                // To close a large file that has no name may take long.
-                let (Some(core), Some(pool)) = (core.upgrade(), pool.upgrade()) else { return };
-                let forgets = Arc::clone(&forgets);
-                let job = Box::new(move || {
-                    let _ = guarded("forget", || {
-                        forgets.tell(&*core);
-                        Ok(())
-                    });
-                });
-                if let Err(job) = pool.submit(job) {
-                    job();
-                }
-            });
-        }
-    }
 }
 
 impl<C> Drop for Adapter<C> {
     fn drop(&mut self) {
-        self.turns.close();
         // The pool waits for all its work.
         self.pruner.close();
     }
@@ -143,7 +108,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _turn = self.turns.begin();
         let found = self.call("lookup", |core| match core.lookup(inode(parent), name.as_bytes()) {
             Err(vault::Error::NotFound) => Ok(None),
             other => other.map(Some),
@@ -161,14 +125,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
-        // What is gathered must not stay when it has become cold: it is looked at again then.
-        self.forgets.gather(inode(ino), count);
-        if !self.turns.are_hot() {
-            let _ = self.call("forget", |core| {
-                self.forgets.tell(core);
-                Ok(())
-            });
-        }
+        let _ = self.call("forget", |core| {
+            core.forget(inode(ino), count);
+            Ok(())
+        });
     }
 
     fn getattr(
@@ -178,7 +138,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        let _turn = self.turns.begin();
         match self.call("getattr", |core| core.attributes(inode(ino))) {
             Ok(attributes) => reply.attr(&FOREVER, &file_attributes(&attributes)),
             Err(errno) => reply.error(errno),
@@ -203,7 +162,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let _turn = self.turns.begin();
         // The kernel's own flag for it is not delivered; root is who has CAP_FSETID.
         let kill_privileges = size.is_some() && request.uid() != 0;
         let changed = self.call("setattr", |core| {
@@ -226,7 +184,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        let _turn = self.turns.begin();
         match self.call("readlink", |core| core.read_link(inode(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
@@ -243,7 +200,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.begin();
         let caller = caller(request, umask);
         self.answer_entry("mknod", reply, |core| {
             core.make_node(&caller, inode(parent), name.as_bytes(), mode, rdev)
@@ -259,7 +215,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.begin();
         let caller = caller(request, umask);
         self.answer_entry("mkdir", reply, |core| {
             core.make_directory(&caller, inode(parent), name.as_bytes(), mode & 0o7777)
@@ -267,12 +222,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turns.begin();
         self.answer("unlink", reply, |core| core.unlink(inode(parent), name.as_bytes()));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turns.begin();
         self.answer("rmdir", reply, |core| core.remove_directory(inode(parent), name.as_bytes()));
     }
 
@@ -284,7 +237,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.begin();
         let caller = caller(request, 0);
         self.answer_entry("symlink", reply, |core| {
             let target = target.as_os_str().as_bytes();
@@ -302,7 +254,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.begin();
         let mode = if flags.is_empty() {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -331,14 +282,12 @@ impl<C: Operations> Filesystem for Adapter<C> {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.begin();
         self.answer_entry("link", reply, |core| {
             core.hard_link(inode(ino), inode(parent), name.as_bytes())
         });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.turns.begin();
         if self.stateless_opens {
             return reply.error(Errno::ENOSYS);
         }
@@ -384,9 +333,7 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let turn = self.turns.begin();
         let Ok(size) = usize::try_from(size) else { return reply.error(Errno::EINVAL) };
-        turn.transfers(size);
         READ_BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size {
                 buffer.resize(size, 0);
@@ -411,8 +358,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let turn = self.turns.begin();
-        turn.transfers(data.len());
         let ino = inode(ino);
         let written = self.call("write", |core| core.write(ino, offset, data)).and_then(|untold| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
@@ -439,7 +384,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.begin();
         // The kernel writes its pages on close without being asked, and nothing is buffered here:
         // it need not ask again.
         reply.error(Errno::ENOSYS);
@@ -455,7 +399,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.begin();
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             self.seeker.closed_for_writing(inode(ino));
         }
@@ -473,13 +416,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let turn = self.turns.begin();
-        turn.syncs();
         self.answer_sync("fsync", reply, move |core| core.sync(inode(ino), data_only));
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.turns.begin();
         if self.stateless_directory_opens {
             return reply.error(Errno::ENOSYS);
         }
@@ -504,7 +444,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let _turn = self.turns.begin();
         let mut any = false;
         let mut sink = |entry: DirectoryEntry<'_>| {
             let full = reply.add(
@@ -533,7 +472,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let _turn = self.turns.begin();
         let mut any = false;
         let mut sink = |entry: DirectoryEntry<'_>| {
             // `.` and `..` have no attributes, and the kernel takes none for them.
@@ -574,13 +512,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let turn = self.turns.begin();
-        turn.syncs();
         self.answer_sync("fsyncdir", reply, move |core| core.sync_directory(inode(ino)));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let _turn = self.turns.begin();
         match self.call("statfs", |core| core.filesystem_stat()) {
             Ok(stat) => {
                 let block_size = u32::try_from(stat.block_size).unwrap_or(4096);
@@ -609,7 +544,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.begin();
         let Some(mode) = xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (ino, name) = (inode(ino), name.as_bytes());
         self.answer("setxattr", reply, |core| {
@@ -634,7 +568,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let _turn = self.turns.begin();
         match self.call("getxattr", |core| core.get_xattr(inode(ino), name.as_bytes())) {
             Ok(value) => answer_sized(&value, size, reply),
             Err(errno) => reply.error(errno),
@@ -642,7 +575,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _turn = self.turns.begin();
         match self.call("listxattr", |core| core.list_xattr(inode(ino))) {
             Ok(mut names) => {
                 // Nobody else can read them, and ext4 does not name them to others.
@@ -661,12 +593,10 @@ impl<C: Operations> Filesystem for Adapter<C> {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turns.begin();
         self.answer("removexattr", reply, |core| core.remove_xattr(inode(ino), name.as_bytes()));
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let _turn = self.turns.begin();
         // Asked by access(2) and chdir(2) where the kernel does not check permissions itself.
         match self.call("access", |core| core.attributes(inode(ino))) {
             Ok(attributes) if permits(&attributes, request, mask) => reply.ok(),
@@ -685,7 +615,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let _turn = self.turns.begin();
         if self.stateless_opens {
             // The kernel then makes a node and opens that, of which no end is told either.
             return reply.error(Errno::ENOSYS);
@@ -720,7 +649,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _index: u64,
         reply: ReplyBmap,
     ) {
-        let _turn = self.turns.begin();
         reply.error(Errno::ENOSYS);
     }
 
@@ -735,7 +663,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let _turn = self.turns.begin();
         reply.error(Errno::ENOTTY);
     }
 
@@ -749,7 +676,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _flags: fuser::PollFlags,
         reply: ReplyPoll,
     ) {
-        let _turn = self.turns.begin();
         // Always ready, as any regular file; the kernel need not ask again.
         reply.error(Errno::ENOSYS);
     }
@@ -764,7 +690,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.begin();
         let Some(mode) = fallocate_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let ino = inode(ino);
         let done =
@@ -786,7 +711,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let _turn = self.turns.begin();
         let whence = match whence {
             libc::SEEK_DATA => SeekWhence::Data,
             libc::SEEK_HOLE => SeekWhence::Hole,
@@ -810,7 +734,6 @@ impl<C: Operations> Filesystem for Adapter<C> {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let _turn = self.turns.begin();
         // The kernel then copies through its page cache, which sees what is not written back yet.
         reply.error(Errno::ENOSYS);
     }

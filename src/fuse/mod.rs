@@ -6,7 +6,6 @@ mod access;
 mod adapter;
 mod convert;
 mod error;
-mod forgets;
 mod mount;
 mod negotiation;
 mod operations;
@@ -17,7 +16,6 @@ mod prune;
 mod seek;
 mod session;
 mod table;
-mod turns;
 
 pub use error::{MountError, ServeError, UnmountError};
 pub use mount::{

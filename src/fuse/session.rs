@@ -21,7 +21,6 @@ use super::processes::holders;
 use super::prune::{self, Means, Pruner};
 use super::seek::{Connection, Seeker};
 use super::table::mounted_on;
-use super::turns::Turns;
 
 /// How a filesystem is mounted.
 #[derive(Clone, Debug, Default)]
@@ -111,11 +110,9 @@ impl MountedVault {
         if let Some(means) = means {
             pruner.use_means(means);
         }
-        let copies = connection.try_clone().and_then(|one| Ok((one, connection.try_clone()?)));
-        let turns = Turns::new(threads);
-        let adapter = Adapter::new(Arc::clone(&core), settings, seeker, pruner.share(), turns);
+        let notices = connection.try_clone();
+        let adapter = Adapter::new(Arc::clone(&core), settings, seeker, pruner.share());
         let requests = adapter.requests();
-        let take_turns = adapter.take_turns();
         let session = Session::from_fd(adapter, connection, SessionACL::All, config);
         let session = match session {
             Ok(session) => session,
@@ -131,11 +128,8 @@ impl MountedVault {
             .map(|entry| entry.device)
             .unwrap_or_default();
         let _ = known.set(Connection { device, notifier: session.notifier() });
-        match copies {
-            Ok((notices, flags)) => {
-                pruner.connect(notices);
-                take_turns(flags);
-            }
+        match notices {
+            Ok(notices) => pruner.connect(notices),
             Err(error) => tracing::warn!("memory for inodes will not be bounded: {error}"),
         }
         let weak = Arc::downgrade(&core);

@@ -4,7 +4,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use fuser::{Errno, Generation, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
@@ -49,9 +48,7 @@ impl<C: Operations> Adapter<C> {
     ) {
         let syncing = self.syncing.fetch_add(1, Ordering::Relaxed) + 1;
         if syncing < self.settings.threads {
-            let begin = Instant::now();
             self.answer(operation, reply, body);
-            self.turns.synced(begin.elapsed());
             self.syncing.fetch_sub(1, Ordering::Relaxed);
             return;
         }
