@@ -418,7 +418,7 @@ fn a_write_may_be_larger_than_the_journal_that_it_makes() {
     let options = FilesystemOptions { journal_segment: 512 << 10, ..FilesystemOptions::default() };
     let open = || {
         let root = disk.place.open_directory(b".").unwrap();
-        let root = disk.faults.wrap(root);
+        let root = Box::new(disk.faults.wrap(root));
         FileSystem::open(root, &master(), options, "a test").unwrap()
     };
     let fs = open();
