@@ -1,7 +1,7 @@
 //! A backup with all that it needs, and restoring what it is a backup of.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use sha2::{Digest as _, Sha256};
@@ -23,6 +23,10 @@ pub struct Chain<'a> {
     /// What is sealed in a backup that is not, once it was wanted.
     inner: OnceLock<Inner>,
 }
+
+/// Archives that were found to be whole.
+#[derive(Debug, Default)]
+pub struct Known(pub(super) HashSet<(ArchiveId, PathBuf)>);
 
 /// What was restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -256,16 +260,12 @@ impl<'a> Chain<'a> {
         Ok(borrowed)
     }
 
-    /// Checks that every archive of the chain is whole (but those in `known`, to which it adds them),
-    /// and that what the backup needs of the others is in them.
+    /// Checks that every archive of the chain is whole (but those in `known`, to which it adds the ones
+    /// that are), and that what the backup needs of the others is in them.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn verify(
-        &self,
-        known: &mut HashSet<ArchiveId>,
-        control: Control<'_>,
-    ) -> Result<archive::Passed> {
+    pub fn verify(&self, known: &mut Known, control: Control<'_>) -> Result<archive::Passed> {
         let passed = self.last.verify(control)?;
         if let Some(inner) = self.inner(control)? {
             inner.reader.verify(control)?;
@@ -283,15 +283,16 @@ impl<'a> Chain<'a> {
             let reader =
                 self.needed.get(id).ok_or(Error::Incomplete { missing: expected, expected })?;
             reader.index(quiet, &mut |line| find(files, line))?;
-            if known.insert(*id) {
+            if !known.0.contains(&identity(reader)) {
                 reader.verify(control)?;
+                known.0.insert(identity(reader));
             }
             let missing = files.values().filter(|file| !file.found).count() as u64;
             if missing > 0 {
                 return Err(Error::Incomplete { missing, expected });
             }
         }
-        known.insert(self.last.metadata().id);
+        known.0.insert(identity(&self.last));
         Ok(passed)
     }
 }
@@ -317,6 +318,12 @@ impl Rest {
             (Where::Here, _) => {}
         }
     }
+}
+
+/// Tells an archive from others, also from copies of it, which may be damaged.
+fn identity(reader: &ArchiveReader) -> (ArchiveId, PathBuf) {
+    let path = reader.path();
+    (reader.metadata().id, path.canonicalize().unwrap_or_else(|_| path.to_owned()))
 }
 
 /// Restores those of an archive's files that a later one needs.

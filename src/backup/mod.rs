@@ -19,7 +19,7 @@ mod sidecar;
 mod verify;
 
 pub use catalog::{Backup, Catalog, Lock};
-pub use chain::{Chain, Restored, Selected};
+pub use chain::{Chain, Known, Restored, Selected};
 pub use create::{BaseBackup, CreateRequest, Created, Source, create, find_base, make_output};
 pub use details::{Component, Details};
 pub use error::{Error, Result};

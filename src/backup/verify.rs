@@ -1,7 +1,6 @@
 //! Verifying backups: by their checksums without a key, byte for byte with one, and by restoring
 //! them to a place that is thrown away.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,12 +10,12 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::chain::Chain;
+use super::chain::{Chain, Known};
 use super::error::{Error, Result};
 use super::place::lock;
 use super::restore::{StoreCheck, check_stores};
 use super::sidecar::Sidecar;
-use crate::archive::{ArchiveId, Control, Passed, SectionName, select_all};
+use crate::archive::{Control, Passed, SectionName, select_all};
 use crate::tree::{Digest, LocalTree, TreeWriter};
 
 /// Begins the names of directories for trial restores.
@@ -55,15 +54,11 @@ pub fn verify_checksum(archive: &Path, control: Control<'_>) -> Result<Option<Di
 }
 
 /// Reads all of a backup and of those that it needs, checks every byte of them, and that what it needs
-/// is there. Those in `known` are not read again, and those that are read are added to it.
+/// is there. Those in `known` are not read again, and those that are whole are added to it.
 ///
 /// # Errors
 /// What is wrong.
-pub fn verify_whole(
-    chain: &Chain<'_>,
-    known: &mut HashSet<ArchiveId>,
-    control: Control<'_>,
-) -> Result<Passed> {
+pub fn verify_whole(chain: &Chain<'_>, known: &mut Known, control: Control<'_>) -> Result<Passed> {
     chain.verify(known, control)
 }
 

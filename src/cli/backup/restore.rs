@@ -1,6 +1,5 @@
 //! `strongroom backup restore`.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,8 +16,8 @@ use super::servers::bring_back;
 use super::targets::{confirm_places, finish_earlier, refuse_used, targets};
 use crate::archive::SectionName;
 use crate::backup::{
-    self, Chain, Component, Details, Error, Extent, Recovered, RestoreOutcome, RestoreRequest,
-    Target,
+    self, Chain, Component, Details, Error, Extent, Known, Recovered, RestoreOutcome,
+    RestoreRequest, Target,
 };
 use crate::cli::Context;
 use crate::cli::events::Listeners;
@@ -317,7 +316,7 @@ fn dry_run(
     context: &Context,
 ) -> CommandResult {
     let bar = Bar::new(context, "checking the backup", None);
-    backup::verify_whole(chain, &mut HashSet::new(), interrupt.control(&bar))?;
+    backup::verify_whole(chain, &mut Known::default(), interrupt.control(&bar))?;
     let selected = chain.measure(select, interrupt.control(&bar))?;
     drop(bar);
     let output = &context.output;

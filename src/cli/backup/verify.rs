@@ -1,6 +1,5 @@
 //! `strongroom backup verify`.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -10,8 +9,8 @@ use super::keys::{for_archive, if_given, secret_of};
 use super::lookup::find;
 use super::run::{Bar, Interrupt, short};
 use super::{BackupSecret, VerifyArgs};
-use crate::archive::{ArchiveId, Keyring, peek};
-use crate::backup::{self, Catalog, Chain, Error};
+use crate::archive::{Keyring, peek};
+use crate::backup::{self, Catalog, Chain, Error, Known};
 use crate::cli::Context;
 use crate::cli::events::Listeners;
 use crate::cli::exit_code::ExitCode;
@@ -24,7 +23,7 @@ struct Shared {
     /// One question for all of them.
     ring: Option<Keyring>,
     /// Those that were read, for the ones that need them.
-    known: HashSet<ArchiveId>,
+    known: Known,
 }
 
 /// What came of verifying one backup.
