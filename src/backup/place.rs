@@ -4,8 +4,9 @@
 //! Everything happens below one directory that stays: the target itself where only parts of it
 //! change (or something is mounted there), else the directory that holds it. What was restored
 //! lies in `.strongroom-restore-ID/new` there, what it replaces ends up in the same place or in
-//! `old`. A journal names each rename with the inodes it is about; whoever finds one of a restore that
-//! was interrupted finishes or undoes that.
+//! `old`. A journal names each rename with the inodes it is about; whoever finds one undoes what was
+//! done. It is removed when everything of the restore, in all its places, is where it belongs: only then
+//! what was replaced is.
 
 mod plan;
 mod recover;
@@ -228,8 +229,8 @@ impl Place {
     /// Gives up the way back: what was put in place stays, whatever happens.
     ///
     /// # Errors
-    /// When that cannot be written down. Everything is in place all the same, and the next restore
-    /// finds that.
+    /// When that cannot be written down. Everything is in place all the same, and what it replaced is
+    /// kept.
     pub fn settle(&mut self) -> Result<()> {
         self.remove_journal()?;
         self.settled = true;

@@ -191,7 +191,7 @@ pub fn restore(
         }
     }
     // All are kept before anything of one is given up. One that cannot be told so is in place all the
-    // same: what it replaced is left for the next restore to remove.
+    // same, and what it replaced is left.
     for place in &mut places {
         let _ = place.settle();
     }

@@ -1,6 +1,6 @@
-//! What an interrupted restore left: found, and brought to an end. One all of whose renames were made
-//! is finished; one that stopped between them is undone, and what it had put in place, which an app may
-//! have written to since, is kept under a name that is told.
+//! What an interrupted restore left: found, and undone. What it had put in place, which an app may have
+//! written to since, is kept under a name that is told. One all of whose renames were made is no
+//! different: others of the same restore may not have been, or undoing it was what failed.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,16 +16,16 @@ pub(in crate::backup) const UNDONE: &str = "strongroom-undone-";
 /// What was found of interrupted restores, and done about them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// How many were finished: everything was in its place already.
-    pub finished: usize,
     /// What those that were undone had put in place, by the directory that it lies in now.
     pub undone: Vec<PathBuf>,
+    /// Those whose way back cannot be read: nothing was undone, and what was replaced may lie in these.
+    pub unreadable: Vec<PathBuf>,
 }
 
 impl Recovered {
     /// Whether there was anything.
     pub fn is_any(&self) -> bool {
-        self.finished > 0 || !self.undone.is_empty()
+        !self.undone.is_empty() || !self.unreadable.is_empty()
     }
 }
 
@@ -34,9 +34,7 @@ impl Recovered {
 enum State {
     /// Nothing of the target was changed, or all that was left is to be removed.
     Leftover,
-    /// Everything is in place.
-    Finished,
-    /// Some of its renames were made.
+    /// Some of its renames were made, or all.
     Half,
     /// The way back cannot be read: whatever lies there is to be kept.
     Unknown,
@@ -80,31 +78,39 @@ pub fn recover(target: &Path) -> Result<Recovered> {
                 State::Half => {
                     undo(&base, &journal)?;
                     base.sync()?;
+                    // With its journal: without it, what lies under the old name would be removed.
+                    let kept = keep(&base, &staging)?;
+                    let _ = base.remove(&below(&kept, JOURNAL)?);
+                    base.sync()?;
+                    recovered.undone.push(directory.join(kept.as_path()));
                 }
-                State::Finished => recovered.finished += 1,
-                State::Leftover | State::Unknown => {}
+                State::Unknown => {
+                    let kept = keep(&base, &staging)?;
+                    base.sync()?;
+                    recovered.unreadable.push(directory.join(kept.as_path()));
+                }
+                State::Leftover => {
+                    let journal = below(&staging, JOURNAL)?;
+                    if base.existing(&journal)?.is_some() {
+                        base.remove(&journal)?;
+                        base.sync()?;
+                    }
+                    // What cannot be removed is in nobody's way.
+                    let _ = base.remove(&staging);
+                }
             }
-            let journal = below(&staging, JOURNAL)?;
-            if matches!(state, State::Half | State::Unknown) {
-                let text = String::from_utf8_lossy(staging.as_bytes()).into_owned();
-                let id = text.strip_prefix(PREFIX).unwrap_or(&text);
-                let kept = name(format!("{UNDONE}{id}").as_bytes())?;
-                // With its journal: without it, what lies under the old name would be removed.
-                base.rename(&staging, &kept, Rename::NoReplace)?;
-                let _ = base.remove(&below(&kept, JOURNAL)?);
-                base.sync()?;
-                recovered.undone.push(directory.join(kept.as_path()));
-                continue;
-            }
-            if base.existing(&journal)?.is_some() {
-                base.remove(&journal)?;
-                base.sync()?;
-            }
-            // What cannot be removed is in nobody's way.
-            let _ = base.remove(&staging);
         }
     }
     Ok(recovered)
+}
+
+/// Takes a restore's directory out of the way, with all that it holds.
+fn keep(base: &LocalTree, staging: &TreePath) -> Result<TreePath> {
+    let text = String::from_utf8_lossy(staging.as_bytes()).into_owned();
+    let id = text.strip_prefix(PREFIX).unwrap_or(&text);
+    let kept = name(format!("{UNDONE}{id}").as_bytes())?;
+    base.rename(staging, &kept, Rename::NoReplace)?;
+    Ok(kept)
 }
 
 /// The directories in which a restore to `target` works, and where that is below them: the one that
@@ -138,7 +144,8 @@ fn find(base: &LocalTree, directory: &Path, about: &TreePath) -> Result<Vec<Foun
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 (State::Leftover, Journal::default())
             }
-            Err(error) => return Err(Error::io("read", &path)(error)),
+            // It may be about anything here, or nothing: that must not stop what it is not about.
+            Err(_) => (State::Unknown, Journal::default()),
             Ok(bytes) => match serde_json::from_slice::<Journal>(&bytes) {
                 Ok(journal) => (state(base, &journal)?, journal),
                 // It has its name only when it is whole, and nothing is renamed before: torn ones are
@@ -159,7 +166,6 @@ fn find(base: &LocalTree, directory: &Path, about: &TreePath) -> Result<Vec<Foun
 /// How far a restore came. Told by what lies in its own directory, which nobody else changes: what is in
 /// its place may have been replaced since.
 fn state(base: &LocalTree, journal: &Journal) -> Result<State> {
-    let (mut all, mut any) = (true, false);
     for step in &journal.steps {
         let Step { target, new, old } = step;
         let moved = match new {
@@ -167,15 +173,11 @@ fn state(base: &LocalTree, journal: &Journal) -> Result<State> {
             None => true,
         };
         let aside = old_place(base, step)?.is_some();
-        all &= moved && (old.is_none() || aside);
-        any |=
-            aside || (old.is_none() && new.is_some() && moved && base.existing(target)?.is_some());
+        if aside || (old.is_none() && new.is_some() && moved && base.existing(target)?.is_some()) {
+            return Ok(State::Half);
+        }
     }
-    Ok(match (all, any) {
-        (true, _) => State::Finished,
-        (false, true) => State::Half,
-        (false, false) => State::Leftover,
-    })
+    Ok(State::Leftover)
 }
 
 /// Takes the steps back, the last one first; those that were not made are passed over. What is in

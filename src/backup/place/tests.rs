@@ -128,8 +128,8 @@ fn kill_after(done: usize, place: &mut Place) -> bool {
     done <= steps.len()
 }
 
-/// Whatever renames were made when the process was killed: the next one takes them back, or has
-/// nothing more to do.
+/// Whatever renames were made when the process was killed, all of them included: the next one takes
+/// them back.
 #[test]
 fn killed_after_any_rename() {
     for extent in extents() {
@@ -141,23 +141,38 @@ fn killed_after_any_rename() {
                 assert!(done > 1);
                 break;
             }
-            let half = (1..all).contains(&done);
+            let half = (1..=all).contains(&done);
             assert_eq!(unfinished(&target).unwrap().len(), usize::from(half), "{extent:?} {done}");
             let recovered = recover(&target).unwrap();
-            assert_eq!(recovered.finished, usize::from(done == all));
             assert_eq!(recovered.undone.len(), usize::from(half));
+            assert_eq!(recovered.unreadable.len(), 0);
             let mut now = files(&target);
             now.retain(|name, _| !name.starts_with(UNDONE));
-            let wanted = if done == all { expected(&extent) } else { before };
-            assert_eq!(now, wanted, "{extent:?} after {done}");
+            assert_eq!(now, before, "{extent:?} after {done}");
             assert!(is_clean(&target) && is_clean(room.path()));
             assert_eq!(recover(&target).unwrap(), Recovered::default());
         }
     }
 }
 
-/// What an app wrote since a restore was interrupted is never lost, and where everything was in place
-/// already, it stays.
+/// All of one place says nothing of the others, nor of an undo that failed: only the way back given up
+/// makes it final.
+#[test]
+fn final_once_the_way_back_is_given_up() {
+    for extent in extents() {
+        let (room, target, mut place) = prepared(extent.clone());
+        place.commit().unwrap();
+        rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+        assert_eq!(unfinished(&target).unwrap().len(), 1, "{extent:?}");
+        place.settle().unwrap();
+        assert_eq!(unfinished(&target).unwrap().len(), 0, "{extent:?}");
+        assert_eq!(recover(&target).unwrap(), Recovered::default());
+        assert_eq!(files(&target), expected(&extent), "{extent:?}");
+        assert!(is_clean(&target) && is_clean(room.path()));
+    }
+}
+
+/// What an app wrote since a restore was interrupted is never lost.
 #[test]
 fn what_was_written_since_stays() {
     let parts = Extent::Parts(vec![path("a"), path("sub/x")]);
@@ -167,31 +182,32 @@ fn what_was_written_since_stays() {
         // As apps save: beside it, then over it.
         write(&target, &[("a.new", "since")]);
         fs::rename(target.join("a.new"), target.join("a")).unwrap();
-        let finished = done == 2 || extent == Extent::Whole;
         // A restore of a part works in the target, one of all of it beside that.
         let recovered = recover(&target).unwrap();
-        assert_eq!(recovered.finished, usize::from(finished), "{extent:?}");
-        let kept = match recovered.undone.first() {
-            None => target.join("a"),
-            Some(aside) => aside.join("new/a"),
-        };
+        let kept = recovered.undone[0].join("new/a");
         assert_eq!(fs::read_to_string(kept).unwrap(), "since");
-        let now = if finished { "since" } else { "old a" };
-        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), now);
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "old a");
         assert!(is_clean(&target) && is_clean(room.path()));
     }
 }
 
 #[test]
 fn a_journal_that_cannot_be_read_is_in_nobodys_way() {
-    for (text, kept) in [("", false), ("{\"steps\": [", true)] {
+    // Empty, torn, and nothing that can be read at all.
+    for (text, kept) in [(Some(""), false), (Some("{\"steps\": ["), true), (None, true)] {
         let (room, target, mut place) = prepared(Extent::Whole);
         let before = files(&target);
-        fs::write(place.new_root().parent().unwrap().join("journal.json"), text).unwrap();
+        let journal = place.new_root().parent().unwrap().join("journal.json");
+        match text {
+            Some(text) => fs::write(journal, text).unwrap(),
+            None => fs::create_dir(journal).unwrap(),
+        }
         rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
         place.kept = true;
-        let recovered = recover(&target).unwrap();
-        assert_eq!(recovered.undone.len(), usize::from(kept));
+        assert_eq!(unfinished(&target).unwrap().len(), usize::from(kept));
+        let Recovered { undone, unreadable } = recover(&target).unwrap();
+        assert_eq!((undone.len(), unreadable.len()), (0, usize::from(kept)));
+        assert!(unreadable.iter().all(|aside| aside.join("journal.json").exists()));
         assert_eq!(files(&target), before);
         assert!(is_clean(room.path()));
     }

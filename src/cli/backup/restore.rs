@@ -209,6 +209,7 @@ fn tell(
             "safety_backup": safety.map(|path| path.display().to_string()),
             "recovered": recovered.is_any(),
             "undone": recovered.undone,
+            "unreadable": recovered.unreadable,
             "servers": servers,
             "dry_run": false,
         }),

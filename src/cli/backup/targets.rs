@@ -144,25 +144,27 @@ pub(super) fn finish_earlier(
         if !has_terminal() {
             return Err(Error::Unfinished(first.clone()).into());
         }
-        let question = "An earlier restore to it was interrupted half-way. Undo that first? (What it \
-                        had put in place is kept aside.)";
+        let question = "An earlier restore to it was interrupted half-way. Undo that first, where its \
+                        journal can be read? (What it had put in place is kept aside.)";
         confirm(question, false)?;
     }
     let mut recovered = Recovered::default();
     for target in targets {
         let more = backup::recover(&target.path)?;
-        recovered.finished += more.finished;
         recovered.undone.extend(more.undone);
-    }
-    if recovered.finished > 0 {
-        context.output.warn(
-            "an earlier restore had been interrupted after everything was in place; it was finished",
-        );
+        recovered.unreadable.extend(more.unreadable);
     }
     for kept in &recovered.undone {
         context.output.warn(format!(
             "an earlier restore had been interrupted half-way, and was undone; what it had put in \
              place is in {}",
+            kept.display()
+        ));
+    }
+    for kept in &recovered.unreadable {
+        context.output.warn(format!(
+            "an earlier restore had been interrupted, and its journal cannot be read: nothing was \
+             undone; what it had replaced may lie in {}",
             kept.display()
         ));
     }
