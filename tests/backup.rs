@@ -247,6 +247,28 @@ fn what_is_replaced_is_saved_first() {
     assert_eq!(room.names("out").len(), count);
 }
 
+/// What an interrupted restore took away is back before it is decided what goes.
+#[test]
+fn what_a_backup_leaves_out_outlives_an_interrupted_restore() {
+    let room = Room::new();
+    let archive = room.create(&["--exclude", "models"]);
+    let name = ".strongroom-restore-0123456789abcdef";
+    let staging = room.path("app").join(name);
+    fs::create_dir_all(staging.join("old")).unwrap();
+    let inode = fs::metadata(room.path("app/models")).unwrap().ino();
+    fs::rename(room.path("app/models"), staging.join("old/0")).unwrap();
+    let step = serde_json::json!({
+        "target": "models", "new": null, "old": [format!("{name}/old/0"), inode],
+    });
+    fs::write(staging.join("journal.json"), serde_json::json!({ "steps": [step] }).to_string())
+        .unwrap();
+    let refused = room.restore(&archive, &[]);
+    assert_ne!(refused.code, Some(0));
+    let restored = room.restore(&archive, &["--force"]).expect(0).result();
+    assert_eq!(restored["undone"].as_array().unwrap().len(), 1);
+    assert_eq!(fs::metadata(room.path("app/models/large.bin")).unwrap().len(), 100_000);
+}
+
 /// Directories that their owner may not write are replaced like others, and come back as they were.
 #[test]
 fn what_its_owner_may_not_write() {

@@ -66,9 +66,11 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
     let chain = Chain::open(&args.archive, &keyring)?;
     let details = Details::of(chain.reader().metadata())?;
     let wanted = wanted(args, &details)?;
-    let targets = targets(args, &chain, &details, &wanted, context)?;
+    let find_targets = || targets(args, &chain, &details, &wanted, context);
+    let mut targets = find_targets()?;
+    let sections: Vec<_> = targets.iter().map(|target| target.section.clone()).collect();
     let chosen = |section: &SectionName, path: &TreePath| {
-        wanted.holds(section, path) && targets.iter().any(|target| target.section == *section)
+        wanted.holds(section, path) && sections.contains(section)
     };
     let is_device =
         |kind| matches!(kind, EntryKind::BlockDevice | EntryKind::CharacterDevice) && !args.devices;
@@ -81,10 +83,14 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
         return dry_run(args, &chain, &targets, &select, &interrupt, context);
     }
     confirm_places(args, &chain, &targets, context)?;
-    if !args.merge && !args.live {
-        refuse_used(&targets)?;
-    }
+    refuse_used(args, &targets)?;
     let recovered = finish_earlier(args, &targets, context)?;
+    if recovered.is_any() {
+        // What came back may be what the backup leaves out, hold the backup, or be in use.
+        targets = find_targets()?;
+        backup::refuse_to_replace_backups(&chain, &targets)?;
+        refuse_used(args, &targets)?;
+    }
     let devices = AtomicU64::new(0);
     let total = {
         let quiet = Bar::new(context, "looking at the backup", None);

@@ -227,8 +227,11 @@ fn whole(details: &Details, target: &Path) -> Result<Extent, Failure> {
     Ok(if kept.is_empty() { Extent::Whole } else { Extent::Keeping(kept) })
 }
 
-/// Refuses to replace what processes use.
-pub(super) fn refuse_used(targets: &[Target]) -> CommandResult {
+/// Refuses to replace what processes use, where that was not asked for.
+pub(super) fn refuse_used(args: &RestoreArgs, targets: &[Target]) -> CommandResult {
+    if args.merge || args.live {
+        return Ok(());
+    }
     for target in targets.iter().filter(|target| target.path.is_dir()) {
         let open = stores::open_files(&target.path)
             .map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))?;
