@@ -39,8 +39,10 @@ impl Plan<'_> {
         names.extend(children(self.base, &self.new)?);
         names.sort();
         names.dedup();
-        for name in names.iter().filter(|name| !is_ours(name)) {
-            self.put(name)?;
+        for name in &names {
+            if !self.is_ours(name)? {
+                self.put(name)?;
+            }
         }
         Ok(())
     }
@@ -109,7 +111,7 @@ impl Plan<'_> {
             names.dedup();
             for name in &names {
                 let path = join(&directory, name)?;
-                if directory.is_root() && is_ours(&path) {
+                if directory.is_root() && self.is_ours(&path)? {
                     continue;
                 }
                 if kept.contains(&path) {
@@ -136,6 +138,13 @@ impl Plan<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this name at the top is a restore's own directory, or what one left there: a backup may
+    /// hold that like anything else.
+    fn is_ours(&self, name: &TreePath) -> Result<bool> {
+        let begins = |prefix: &str| name.as_bytes().starts_with(prefix.as_bytes());
+        Ok(begins(PREFIX) || (begins(UNDONE) && self.inode(&join(&self.new, name)?)?.is_none()))
     }
 
     /// Whether this belongs to a file that is put, and is none by itself.
@@ -188,11 +197,6 @@ impl Plan<'_> {
         Ok(self.is_file(&join(&self.new, path)?)?
             && self.base.existing(&join(self.target, path)?)?.is_none())
     }
-}
-
-/// Whether this is a restore's own directory, or what one left.
-fn is_ours(name: &TreePath) -> bool {
-    [PREFIX, UNDONE].iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 /// The file that this one belongs to, by its name.

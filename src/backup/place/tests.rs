@@ -213,6 +213,26 @@ fn a_journal_that_cannot_be_read_is_in_nobodys_way() {
     }
 }
 
+/// A backup may hold what an earlier restore left; what one left here stays.
+#[test]
+fn what_was_kept_of_an_undone_restore() {
+    let kept = Extent::Keeping(vec![path("db-wal")]);
+    let (held, other) = (format!("{UNDONE}1/a"), format!("{UNDONE}2/a"));
+    for extent in [kept, Extent::Whole] {
+        // From within, as all of it where something is mounted.
+        let (_room, target, mut place) = prepared(Extent::Keeping(Vec::new()));
+        place.extent = extent;
+        write(&place.new_root(), &[(held.as_str(), "held")]);
+        write(&target, &[(other.as_str(), "here")]);
+        place.commit().unwrap();
+        place.settle().unwrap();
+        assert_eq!(place.finish(), None);
+        assert_eq!(fs::read_to_string(target.join(&held)).unwrap(), "held");
+        assert_eq!(fs::read_to_string(target.join(&other)).unwrap(), "here");
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "new a");
+    }
+}
+
 /// A log is of one state of its database, and goes with that.
 #[test]
 fn logs_go_with_their_databases() {
