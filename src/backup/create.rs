@@ -1,6 +1,8 @@
 //! Making a backup.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::base::Base;
@@ -9,6 +11,7 @@ use super::details::Details;
 use super::error::{Error, Result};
 use super::filter::Filter;
 use super::name::BackupName;
+use super::place::{PREFIX, holds_way_back};
 use super::sealed::{self, Sensitive};
 use super::sidecar::{ComponentNote, Sidecar};
 use crate::archive::{
@@ -96,7 +99,8 @@ pub fn find_base<'a>(catalog: &'a Catalog, name: &str, kind: ArchiveKind) -> Opt
 /// nothing.
 ///
 /// # Errors
-/// When a source cannot be read or changes, or the backup cannot be written.
+/// When a source cannot be read or changes, or the backup cannot be written;
+/// [`Error::HalfRestored`].
 pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let begun = Instant::now();
     let CreateRequest { name, base, catalog, sources, filter, keys, options, now, .. } = &request;
@@ -115,6 +119,10 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     if !filter.include.is_empty() && !includes_any(sources, filter)? {
         return Err(Error::NoSuchComponent(details.include.join(", ")));
     }
+    let half_restored = HalfRestored::default();
+    for source in *sources {
+        half_restored.look_at_top(source, filter)?;
+    }
     let control = Control { cancelled: options.cancelled, progress: options.progress };
     let sealed_apart = match request.sensitive.as_ref().filter(|_| keys.is_none()) {
         Some(sensitive) if sealed::has_sensitive(sensitive.files, sources, filter)? => {
@@ -128,8 +136,9 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let excludes: Vec<_> = sources
         .iter()
         .map(|source| {
-            let section = &source.section;
+            let (section, half_restored) = (&source.section, &half_restored);
             move |path: &TreePath, kind: EntryKind| {
+                half_restored.look(source, filter, path, kind);
                 filter.excludes(section, path, kind)
                     || apart.is_some_and(|sensitive| {
                         kind != EntryKind::Directory && sensitive.files.name(section, path)
@@ -161,6 +170,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     };
     let mut pending = PendingArchive::create(catalog.directory())?;
     let written = write(&mut pending, &request, &description, &sections)?;
+    half_restored.refuse()?;
     (request.written)(&written);
     if request.verify {
         pending.reader_with(*keys)?.verify(control)?;
@@ -195,6 +205,45 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
                 let _ = std::fs::remove_file(notes);
             }
             Err(error.into())
+        }
+    }
+}
+
+/// The first directory in which an interrupted restore left what it replaced. Restores' directories are
+/// in no backup; of one with these, all would seem well.
+#[derive(Default)]
+struct HalfRestored(Mutex<Option<PathBuf>>);
+
+impl HalfRestored {
+    fn look(&self, source: &Source<'_>, filter: &Filter, path: &TreePath, kind: EntryKind) {
+        // Of a section with one file, the others beside it are none of its concern.
+        let is_one_file = || filter.only.iter().any(|(name, _)| *name == source.section);
+        let place = || source.path.join(path.as_path());
+        if kind == EntryKind::Directory
+            && path.name().is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
+            && !is_one_file()
+            && !filter.exclude.name(&source.section, path)
+            && holds_way_back(&place())
+            && let Ok(mut found) = self.0.lock()
+        {
+            found.get_or_insert_with(place);
+        }
+    }
+
+    /// Most are there, and need no walk to be found.
+    fn look_at_top(&self, source: &Source<'_>, filter: &Filter) -> Result<()> {
+        for name in std::fs::read_dir(&source.path).into_iter().flatten().flatten() {
+            if let Ok(path) = TreePath::new(name.file_name().as_bytes()) {
+                self.look(source, filter, &path, EntryKind::Directory);
+            }
+        }
+        self.refuse()
+    }
+
+    fn refuse(&self) -> Result<()> {
+        match self.0.lock().ok().and_then(|mut found| found.take()) {
+            Some(found) => Err(Error::HalfRestored(found)),
+            None => Ok(()),
         }
     }
 }

@@ -126,6 +126,13 @@ pub enum Error {
     /// An earlier restore to the target was interrupted between its renames.
     #[error("an earlier restore was interrupted half-way; what it left is in {}", .0.display())]
     Unfinished(PathBuf),
+    /// A source holds what an interrupted restore left.
+    #[error(
+        "a restore was interrupted half-way, or is at work; what it replaced may lie in {} and \
+         nowhere else; no backup was made",
+        .0.display()
+    )]
+    HalfRestored(PathBuf),
     /// A schedule's expression, or the schedule itself.
     #[error("{0}")]
     Schedule(String),

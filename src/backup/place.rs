@@ -327,6 +327,14 @@ impl Drop for Place {
     }
 }
 
+/// Whether this is the directory of a restore that was interrupted, or is at work, with the way back in
+/// it: what it replaced may lie there and nowhere else.
+pub(super) fn holds_way_back(directory: &Path) -> bool {
+    let named = directory.file_name();
+    named.is_some_and(|name| name.as_bytes().starts_with(PREFIX.as_bytes()))
+        && directory.join("journal.json").symlink_metadata().is_ok()
+}
+
 /// The names in a directory.
 fn children(base: &LocalTree, directory: &TreePath) -> Result<Vec<TreePath>> {
     base.names(directory)?.iter().map(|bytes| name(bytes)).collect()

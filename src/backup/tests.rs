@@ -265,6 +265,28 @@ fn damage_in_what_a_backup_needs_is_damage_in_it() {
     }
 }
 
+/// A restore that stopped half-way has what it replaced in a directory that is in no backup.
+#[test]
+fn no_backup_of_what_is_half_restored() {
+    let mut room = Room::new();
+    fill(&room.source());
+    for place in ["", "sub/"] {
+        let staging = room.source().join(format!("{place}.strongroom-restore-1"));
+        fs::create_dir_all(staging.join("old")).unwrap();
+        // One that has nothing to bring back is left out.
+        room.create(ArchiveKind::Full).unwrap();
+        fs::write(staging.join("journal.json"), "{\"steps\": []}").unwrap();
+        match room.create(ArchiveKind::Full) {
+            Err(Error::HalfRestored(path)) => assert_eq!(path, staging),
+            other => panic!("{other:?}"),
+        }
+        let exclude = Terms::new(&[".strongroom-restore-*".into()], &[]).unwrap();
+        let filter = Filter { exclude, ..Filter::default() };
+        room.create_with(ArchiveKind::Full, &filter, Details::default()).unwrap();
+        fs::remove_dir_all(staging).unwrap();
+    }
+}
+
 #[test]
 fn what_others_may_need_is_not_deleted() {
     let mut room = Room::new();

@@ -72,7 +72,9 @@ impl From<Error> for Failure {
             Error::MissingLink { .. } | Error::Needed { .. } => ExitCode::BackupChain,
             Error::NotEmpty(_) | Error::Unfinished(_) => ExitCode::AlreadyExists,
             Error::BackupInTarget { .. } => ExitCode::Usage,
-            Error::Target { .. } | Error::HalfWay { .. } => ExitCode::Failure,
+            Error::Target { .. } | Error::HalfWay { .. } | Error::HalfRestored(_) => {
+                ExitCode::Failure
+            }
             Error::Incomplete { .. } | Error::Checksum(_) => ExitCode::ArchiveDamaged,
             Error::StoreDamaged { .. } => ExitCode::VerificationFailed,
             Error::InUse { .. } => ExitCode::SourceInUse,
@@ -93,6 +95,10 @@ impl From<Error> for Failure {
             ),
             Error::Unfinished(_) => failure.hint(
                 "nothing was changed; --force undoes it first, and keeps what it had put in place",
+            ),
+            Error::HalfRestored(_) => failure.hint(
+                "restore to that place again, which undoes it first; --exclude that directory to \
+                 leave it out",
             ),
             Error::BackupInTarget { .. } => failure.hint(
                 "move the backups elsewhere, or give --target another directory; --merge replaces \
