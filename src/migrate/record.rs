@@ -303,7 +303,7 @@ pub enum Phase {
     Accepted,
     /// The originals are being wiped.
     Wiping,
-    /// Done; the originals are wiped.
+    /// Done; the originals are wiped, or were removed by other means.
     Finished,
     /// Done; the originals are aside.
     Kept,

@@ -55,6 +55,9 @@ pub struct Status {
     pub originals_complete: bool,
     /// Where they are being, or were, wiped.
     pub wiped: Option<StoredPath>,
+    /// Whether it is on record that a wipe took all of them.
+    #[serde(skip)]
+    emptied: bool,
 }
 
 /// Every migration of a vault, the oldest first, without a key.
@@ -111,6 +114,7 @@ impl Status {
             originals_complete: originals.is_some() && state.wiping.is_none(),
             originals: originals.map(StoredPath),
             wiped: state.wiping.clone(),
+            emptied: state.emptied,
         })
     }
 
@@ -132,7 +136,8 @@ impl Status {
                                 the wipe"
             }
             Phase::Wiping => "the originals are being wiped; vault and snapshot are complete",
-            Phase::Finished => "finished; the originals are wiped",
+            Phase::Finished if self.emptied => "finished; the originals are wiped",
+            Phase::Finished => "finished; the originals are gone, and no wipe of all is on record",
             Phase::Kept => "finished; the originals are aside",
             Phase::RollingBack => "being rolled back",
             Phase::RolledBack => "rolled back; everything is as it was before",

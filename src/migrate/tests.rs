@@ -25,6 +25,10 @@ fn migrate<'a>(app: &App, vault: &'a double::PlainVault, request: &Request) -> E
     engine
 }
 
+fn told(engine: &Engine<'_>) -> &'static str {
+    Status::new(engine.state(), engine.id()).unwrap().describe()
+}
+
 #[test]
 fn there_and_back_before_the_wipe() {
     for mode in MODES {
@@ -391,6 +395,7 @@ fn a_wipe_does_not_end_without_its_directory() {
     let options = WipeOptions { originals_gone: true, ..WipeOptions::default() };
     assert_eq!(engine.wipe(options, &mut |_, _| {}).unwrap(), Account::default());
     assert_eq!(engine.state().phase, Phase::Finished);
+    assert!(!told(&engine).contains("wiped"), "{}", told(&engine));
     engine.roll_back(RollbackOptions::default()).unwrap();
     assert_eq!(Image::of(&app.source()), before);
 }
@@ -407,6 +412,7 @@ fn a_wipe_without_the_snapshot_wants_to_be_told() {
     assert_eq!(engine.state().phase, Phase::Accepted);
     let options = WipeOptions { without_snapshot: true, ..WipeOptions::default() };
     assert_eq!(engine.wipe(options, &mut |_, _| {}).unwrap().files(), 4);
+    assert!(told(&engine).contains("wiped"), "{}", told(&engine));
 }
 
 /// A vault that was moved takes its snapshot along.
