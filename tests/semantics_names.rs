@@ -28,7 +28,7 @@ fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> 
 }
 
 fn open_directory(path: &Path) -> OwnedFd {
-    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
 }
 
 /// The file again, through the descriptor that holds it.
@@ -164,7 +164,7 @@ fn a_deleted_directory_that_is_open_takes_nothing_more() {
     let mut buffer = [MaybeUninit::uninit(); 2048];
     let listed = RawDir::new(directory.as_fd(), &mut buffer).next().map(|entry| entry.err());
     assert_eq!(listed, Some(Some(Errno::NOENT)), "the kernel says so for every filesystem");
-    let create = OFlags::CREATE | OFlags::WRONLY;
+    let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
     assert_eq!(openat(&directory, "x", create, Mode::RUSR).err(), Some(Errno::NOENT));
     assert_eq!(rustix::fs::mkdirat(&directory, "x", Mode::RWXU), Err(Errno::NOENT));
     rustix::fs::fchmod(&directory, Mode::RWXU).unwrap();
@@ -319,7 +319,7 @@ fn a_directory_moves_while_its_files_are_open() {
     let path = mount.join("other/three/file");
     assert!(fs::read(&path).unwrap() == expected);
     // The directory that was open is the one that moved.
-    openat(&middle, "new", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+    openat(&middle, "new", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR).unwrap();
     assert!(mount.join("moved/two/new").exists());
     assert!(!mount.join("one").exists());
     drop((file, middle));
@@ -448,10 +448,10 @@ fn paths_may_be_deep() {
     let mut directory = open_directory(mount);
     for _ in 0..200 {
         rustix::fs::mkdirat(&directory, &name, Mode::RWXU).unwrap();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         directory = openat(&directory, &name, flags, Mode::empty()).unwrap();
     }
-    let create = OFlags::CREATE | OFlags::RDWR;
+    let create = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = File::from(openat(&directory, "file", create, Mode::RUSR).unwrap());
     file.write_all_at(&[1; 5000], 0).unwrap();
     file.sync_all().unwrap();
