@@ -99,6 +99,7 @@ fn command(request: &Request) -> Command {
         (kernel.synchronous, "sync"),
         (kernel.synchronous_directories, "dirsync"),
         (request.options.allow_nonempty, "nonempty"),
+        (request.options.power_saving, "power_saving"),
     ]
     .into_iter()
     .filter_map(|(wanted, option)| wanted.then_some(option))

@@ -37,8 +37,8 @@ Examples:
 
 Mount options (-o): ro, rw, exec, noexec, suid, nosuid, dev, nodev, atime, noatime, sync, async,
 dirsync, allow_other, default_permissions, nonempty, passphrase_file=FILE, key_file=FILE,
-keyring[=NAME], secret_service, config=FILE, log_file=FILE, idle=TIME; those of fstab and systemd (auto, nofail, user, _netdev, x-…) are
-ignored.
+keyring[=NAME], secret_service, config=FILE, log_file=FILE, idle=TIME, power_saving; those of fstab
+and systemd (auto, nofail, user, _netdev, x-…) are ignored.
 
 Close it: strongroom umount MOUNTPOINT";
 

@@ -15,6 +15,8 @@ pub struct MountFlags {
     pub kernel: KernelOptions,
     /// Mount over a directory that holds files.
     pub nonempty: bool,
+    /// Let idle CPUs sleep while the mount is busy.
+    pub power_saving: bool,
     /// `passphrase_file=`.
     pub passphrase_file: Option<PathBuf>,
     /// `key_file=`.
@@ -103,6 +105,7 @@ impl MountFlags {
                 "sync" => kernel.synchronous = true,
                 "dirsync" => kernel.synchronous_directories = true,
                 "nonempty" => self.nonempty = true,
+                "power_saving" => self.power_saving = true,
                 "keyring" => self.keyring = Some(String::new()),
                 "secret_service" => self.secret_service = true,
                 "allow_root" => {
@@ -150,11 +153,12 @@ mod tests {
         let flags = parse(
             "defaults,ro,noexec,nosuid,nodev,noatime,allow_other,default_permissions,_netdev,\
              nofail,noauto,user,x-systemd.automount,x-systemd.idle-timeout=10min,comment=abc,\
-             key_file=/root/key,config=/etc/vault.json,nonempty,idle=10m,keyring,secret_service,",
+             key_file=/root/key,config=/etc/vault.json,nonempty,power_saving,idle=10m,keyring,secret_service,",
         )
         .unwrap();
         assert!(flags.kernel.read_only && flags.kernel.no_exec && flags.kernel.no_access_time);
         assert!(flags.kernel.allow_other && flags.kernel.default_permissions && flags.nonempty);
+        assert!(flags.power_saving);
         assert!(!flags.kernel.set_user_id && !flags.kernel.devices);
         assert_eq!(flags.key_file.unwrap(), PathBuf::from("/root/key"));
         assert_eq!(flags.config.unwrap(), PathBuf::from("/etc/vault.json"));

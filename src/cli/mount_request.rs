@@ -139,6 +139,7 @@ impl Prepared {
         let mut options = MountOptions {
             kernel: flags.kernel,
             allow_nonempty: flags.nonempty,
+            power_saving: flags.power_saving,
             ..MountOptions::default()
         };
         options.kernel.read_only |= how.read_only;

@@ -30,6 +30,7 @@ use super::access::permits;
 use super::convert::{
     fallocate_mode, file_attributes, file_type, inode, no_file, set_time, xattr_mode,
 };
+use super::cpu_latency::CpuLatency;
 use super::negotiation::{AdapterSettings, negotiate};
 use super::operations::Operations;
 use super::pool::Pool;
@@ -56,6 +57,7 @@ pub(super) struct Adapter<C> {
     syncing: AtomicUsize,
     /// Requests so far, by which idleness is known.
     requests: Arc<AtomicU64>,
+    cpu_latency: CpuLatency,
     pool: Pool,
 }
 
@@ -71,6 +73,7 @@ impl<C: Operations> Adapter<C> {
         seeker: Seeker,
         pruner: Pruner,
     ) -> Self {
+        let requests = Arc::<AtomicU64>::default();
         Self {
             core,
             settings,
@@ -79,7 +82,8 @@ impl<C: Operations> Adapter<C> {
             seeker,
             pruner,
             syncing: AtomicUsize::new(0),
-            requests: Arc::default(),
+            cpu_latency: CpuLatency::new(Arc::clone(&requests), !settings.power_saving),
+            requests,
             pool: Pool::default(),
         }
     }

@@ -5,6 +5,7 @@
 mod access;
 mod adapter;
 mod convert;
+mod cpu_latency;
 mod error;
 mod mount;
 mod negotiation;

@@ -34,6 +34,8 @@ pub struct AdapterSettings {
     /// Opening a file sends no message. Only where the daemon may open whatever the kernel lets
     /// be opened; else opening is where the filesystem below refuses.
     pub stateless_opens: bool,
+    /// Idle CPUs may sleep as deeply as ever while requests come in quick succession.
+    pub power_saving: bool,
 }
 
 /// What was agreed, as far as the adapter must know.

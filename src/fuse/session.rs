@@ -34,6 +34,9 @@ pub struct MountOptions {
     /// Inodes kept in memory, beyond which the kernel is asked to let go of some that nobody uses;
     /// 400,000 where not given, at some 300 bytes each.
     pub inode_cache: Option<usize>,
+    /// Let idle CPUs sleep as deeply as ever while the mount is busy: it is slower, and takes less
+    /// power. Only root's mounts would keep them from it.
+    pub power_saving: bool,
 }
 
 /// A filesystem that is mounted and served by this process.
@@ -89,6 +92,7 @@ impl MountedVault {
             threads,
             kernel_permissions: kernel.default_permissions,
             stateless_opens: root || kernel.default_permissions,
+            power_saving: options.power_saving,
         };
         let core = Arc::new(core);
         let connection = match attach(mount_point, vault, &kernel) {

@@ -21,7 +21,7 @@ impl<C: Operations> Adapter<C> {
         operation: &'static str,
         body: impl FnOnce(&C) -> vault::Result<T>,
     ) -> Result<T, Errno> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.cpu_latency.requested(&self.pool);
         guarded(operation, || body(&self.core))
     }
 
