@@ -24,6 +24,8 @@ pub const RECORD_HEADER_LEN: usize = 16;
 pub const RECORD_OVERHEAD: usize = RECORD_HEADER_LEN + TAG_LEN;
 /// Bytes of a blocks record's payload before the blocks.
 pub const BLOCKS_PREFIX_LEN: usize = 16;
+/// Bytes that a record's tag covers before the record itself.
+pub const FRAME_LEN: usize = 39;
 /// The longest payload that a reader accepts.
 pub const PAYLOAD_MAX: usize = 4 << 20;
 
@@ -319,7 +321,8 @@ impl JournalCodec {
         self.encode_parts(place, record.kind(), &[&record.payload()], out);
     }
 
-    /// Encodes a [`Record::Blocks`] without owning its blocks.
+    /// Encodes a [`Record::Blocks`] without owning its blocks; and without copying them more than
+    /// once, where at least [`FRAME_LEN`] bytes stand in `out` before.
     ///
     /// # Panics
     /// When the payload exceeds [`PAYLOAD_MAX`].
@@ -350,7 +353,18 @@ impl JournalCodec {
         for part in payload {
             out.extend_from_slice(part);
         }
-        let tag = self.0.authenticate(nonce(place), &associated_data(place, &out[start..]));
+        let tag = match start.checked_sub(FRAME_LEN) {
+            Some(frame) => {
+                // What stands before makes room for a moment.
+                let mut before = frame_of(place);
+                before.swap_with_slice(&mut out[frame..start]);
+                let framed = &mut out[frame..];
+                let tag = self.0.authenticate_framed(nonce(place), Domain::Journal, framed);
+                out[frame..start].copy_from_slice(&before);
+                tag
+            }
+            None => self.0.authenticate(nonce(place), &associated_data(place, &out[start..])),
+        };
         out.extend_from_slice(&tag);
     }
 
@@ -382,16 +396,17 @@ fn nonce(place: &Place) -> Nonce {
 }
 
 fn associated_data(place: &Place, record: &[u8]) -> AssociatedData {
-    AssociatedData::new(
-        Domain::Journal,
-        &[
-            b"record",
-            &place.session.0,
-            &place.generation.to_le_bytes(),
-            &place.offset.to_le_bytes(),
-            record,
-        ],
-    )
+    AssociatedData::new(Domain::Journal, &[&frame_of(place)[1..], record])
+}
+
+/// What a record's tag covers before the record: room for the domain, and where it stands.
+fn frame_of(place: &Place) -> [u8; FRAME_LEN] {
+    let mut frame = [0u8; FRAME_LEN];
+    frame[1..7].copy_from_slice(b"record");
+    frame[7..23].copy_from_slice(&place.session.0);
+    frame[23..31].copy_from_slice(&place.generation.to_le_bytes());
+    frame[31..].copy_from_slice(&place.offset.to_le_bytes());
+    frame
 }
 
 #[cfg(test)]
@@ -475,6 +490,12 @@ mod tests {
         codec().encode(&place(), &record, &mut owned);
         codec().encode_blocks(&place(), 5, BlockIndex(1), &sealed, &mut borrowed);
         assert_eq!(owned, borrowed);
+        for before in [1, FRAME_LEN - 1, FRAME_LEN, 100] {
+            let mut behind = vec![7; before];
+            codec().encode_blocks(&place(), 5, BlockIndex(1), &sealed, &mut behind);
+            assert_eq!(behind[..before], vec![7; before]);
+            assert_eq!(behind[before..], owned);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLockWriteGuard;
 
 use super::below::keep_modified;
-use super::content::{Content, to_u64, with_scratch};
+use super::content::{Content, prefix, to_u64, with_scratch};
 use super::core::Core;
 use super::error::Result;
 use super::inode::{DATA_DIRTY, Inode};
@@ -291,15 +291,17 @@ fn apply_content(
 fn apply_run(journal: &Journal, content: &mut Content, run: &[u64]) -> io::Result<()> {
     let Some((first, last)) = run.first().zip(run.last()) else { return Ok(()) };
     let mut buffer = with_scratch(|scratch| std::mem::take(&mut scratch.cipher));
-    buffer.clear();
     let outcome = (|| {
         let places = run.iter().filter_map(|index| content.live.get(index)).map(|live| live.place);
-        let mut sealed = Vec::new();
-        for place in joined(places) {
-            journal.read_block(&place, &mut sealed)?;
-            buffer.extend_from_slice(&sealed);
+        let places = joined(places);
+        let sealed = prefix(&mut buffer, places.iter().map(|place| place.len).sum());
+        let mut rest = &mut *sealed;
+        for place in &places {
+            let (part, after) = rest.split_at_mut(place.len);
+            journal.read_block(place, part)?;
+            rest = after;
         }
-        content.handle.write_at(&buffer, BlockIndex(*first).cipher_offset())
+        content.handle.write_at(sealed, BlockIndex(*first).cipher_offset())
     })();
     with_scratch(|scratch| scratch.cipher = buffer);
     outcome?;

@@ -171,11 +171,31 @@ pub(super) struct OpenFile {
     /// Held by who syncs it, until an error is noted in the content: the kernel tells it once, and
     /// the next one would take its own success for that of all. Taken before the content's lock.
     pub(super) syncing: Mutex<()>,
+    /// The content's key when it was written last, to be had without waiting for its lock.
+    last_key: Mutex<Option<Arc<FileKeyed>>>,
 }
 
 impl OpenFile {
     pub(super) fn new(content: Content) -> Self {
-        Self { content: RwLock::new(content), syncing: Mutex::new(()) }
+        let content = RwLock::new(content);
+        Self { content, syncing: Mutex::new(()), last_key: Mutex::new(None) }
+    }
+
+    /// A key that the content had; it may have another by now.
+    pub(super) fn keyed(&self) -> Option<Arc<FileKeyed>> {
+        self.last_key.lock().clone()
+    }
+
+    /// Remembers the content's key.
+    pub(super) fn note_key(&self, content: &Content) {
+        let mut last = self.last_key.lock();
+        let same = match (&*last, &content.keyed) {
+            (Some(last), Some(keyed)) => Arc::ptr_eq(last, keyed),
+            (last, keyed) => last.is_none() == keyed.is_none(),
+        };
+        if !same {
+            last.clone_from(&content.keyed);
+        }
     }
 
     /// Whether nothing would be lost by closing it.
@@ -205,20 +225,27 @@ impl OpenFile {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { cipher: Vec::new(), block: Vec::new() }) };
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
 }
 
 /// Buffers that a thread keeps from one operation to the next.
 pub(super) struct Scratch {
     pub(super) cipher: Vec<u8>,
     pub(super) block: Vec<u8>,
+    pub(super) record: Vec<u8>,
+}
+
+impl Scratch {
+    const fn new() -> Self {
+        Self { cipher: Vec::new(), block: Vec::new(), record: Vec::new() }
+    }
 }
 
 /// Runs with this thread's buffers.
 pub(super) fn with_scratch<T>(run: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
         Ok(mut scratch) => run(&mut scratch),
-        Err(_) => run(&mut Scratch { cipher: Vec::new(), block: Vec::new() }),
+        Err(_) => run(&mut Scratch::new()),
     })
 }
 
@@ -310,12 +337,14 @@ impl Core {
         plain: &mut [u8],
     ) -> Result<()> {
         let live = content.live.get(&index.0).filter(|block| block.is_pending());
-        let mut sealed = Vec::new();
+        let mut buffer;
         let cipher = match live {
             Some(block) => {
                 let journal = self.journal().ok_or(Error::Damaged { what: "the journal" })?;
-                journal.read_block(&block.place, &mut sealed)?;
-                &sealed[..]
+                buffer = [0u8; CIPHER_BLOCK_SIZE];
+                let sealed = &mut buffer[..block.place.len];
+                journal.read_block(&block.place, sealed)?;
+                &*sealed
             }
             None => placed,
         };

@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 pub(super) use self::records::{
     AppendError, Appended, BlockPlace, FileRecord, FileReference, RecordOwner,
 };
+use super::content::with_scratch;
 use super::inode::Inode;
 use super::recovery::remove_segments;
 use super::segment::{self, Segment, SegmentState};
@@ -24,8 +25,8 @@ use super::signal::Signal;
 use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
 use crate::format::journal::{
-    BLOCKS_PREFIX_LEN, FIRST_RECORD, JournalCodec, PAYLOAD_MAX, Place, RECORD_HEADER_LEN,
-    RECORD_OVERHEAD, Record, SegmentHeader, SessionId,
+    BLOCKS_PREFIX_LEN, FIRST_RECORD, FRAME_LEN, JournalCodec, PAYLOAD_MAX, Place,
+    RECORD_HEADER_LEN, RECORD_OVERHEAD, Record, SegmentHeader, SessionId,
 };
 
 /// The names of the two segments in the vault directory.
@@ -260,7 +261,6 @@ impl Journal {
         let active = active_index(&inner);
         inner.segments[active].write_ahead(total).map_err(AppendError::Failed)?;
         let mut sequences = Vec::with_capacity(2);
-        let mut bytes = Vec::with_capacity(payload_len + RECORD_OVERHEAD + 512);
         let segment_generation = inner.segments[active].generation;
         let start = inner.segments[active].head;
         let mut place = |inner: &mut Inner, len: usize| {
@@ -293,17 +293,23 @@ impl Journal {
         let file = inner.segments[active].file.clone();
         drop(inner);
 
+        let mut bytes = with_scratch(|scratch| std::mem::take(&mut scratch.record));
+        // What stands before a record spares it a copy.
+        bytes.clear();
+        bytes.resize(FRAME_LEN, 0);
         if let Some((place, record)) = &file_record {
             self.codec.encode(place, record, &mut bytes);
         }
-        let file_record_len = bytes.len();
+        let file_record_end = bytes.len();
         self.encode_file_record(&record_place, local, record, &mut bytes);
-        let filler = |mut bytes: Vec<u8>| {
-            bytes.truncate(file_record_len);
-            self.encode_file_record(&record_place, NOBODY, record, &mut bytes);
-            bytes
+        let filler = || {
+            let mut filler = bytes[FRAME_LEN..file_record_end].to_vec();
+            self.encode_file_record(&record_place, NOBODY, record, &mut filler);
+            filler
         };
-        self.finish_write(&file, bytes, start, &sequences, filler).map_err(AppendError::Failed)?;
+        let written = self.finish_write(&file, &bytes[FRAME_LEN..], start, &sequences, filler);
+        with_scratch(|scratch| scratch.record = bytes);
+        written.map_err(AppendError::Failed)?;
         Ok(Appended {
             generation: segment_generation,
             payload: record_place.offset + to_u64(RECORD_HEADER_LEN + BLOCKS_PREFIX_LEN),
@@ -363,26 +369,26 @@ impl Journal {
         inner.segments[active].unsynced = true;
         drop(inner);
         // What it says stays true.
-        self.finish_write(&file, bytes, place.offset, &[place.sequence], |bytes| bytes)?;
+        self.finish_write(&file, &bytes, place.offset, &[place.sequence], || bytes.clone())?;
         Ok(place.sequence)
     }
 
-    /// Writes records into their place; `filler` makes of them what may stand there when that fails.
+    /// Writes records into their place; `filler` makes what may stand there when that fails.
     fn finish_write(
         &self,
         file: &Arc<dyn File>,
-        bytes: Vec<u8>,
+        bytes: &[u8],
         offset: u64,
         sequences: &[u64],
-        filler: impl FnOnce(Vec<u8>) -> Vec<u8>,
+        filler: impl FnOnce() -> Vec<u8>,
     ) -> io::Result<()> {
-        let outcome = file.write_at(&bytes, offset);
+        let outcome = file.write_at(bytes, offset);
         let mut inner = self.inner.lock();
         for sequence in sequences {
             inner.in_flight.remove(sequence);
         }
         if outcome.is_err() {
-            inner.gaps.push(Gap { file: file.clone(), offset, bytes: filler(bytes) });
+            inner.gaps.push(Gap { file: file.clone(), offset, bytes: filler() });
             for segment in &mut inner.segments {
                 segment.unsynced = true;
             }
@@ -468,7 +474,10 @@ impl Journal {
     }
 
     /// Reads a sealed block back, or several that follow each other.
-    pub(super) fn read_block(&self, place: &BlockPlace, buffer: &mut Vec<u8>) -> io::Result<()> {
+    /// # Panics
+    /// When `buffer` is not as long as the place.
+    pub(super) fn read_block(&self, place: &BlockPlace, buffer: &mut [u8]) -> io::Result<()> {
+        assert_eq!(buffer.len(), place.len, "a buffer for the block");
         let file = {
             let inner = self.inner.lock();
             let segment = inner
@@ -478,7 +487,6 @@ impl Journal {
                 .ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
             segment.file.clone()
         };
-        buffer.resize(place.len, 0);
         let read = file.read_at(buffer, place.offset)?;
         if read == place.len { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
     }

@@ -22,6 +22,7 @@ mod opening;
 mod recovery;
 mod rename;
 mod resize;
+mod sealing;
 mod segment;
 mod settle;
 mod setup;
@@ -58,6 +59,8 @@ mod disk_tests;
 mod fault_tests;
 #[cfg(test)]
 mod race_tests;
+#[cfg(test)]
+mod sealing_tests;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]

@@ -12,17 +12,18 @@ use std::io;
 use std::sync::Arc;
 
 use super::below::{keep_modified, punch};
-use super::content::{Content, FileKeyed, LiveBlock, OpenFile, prefix, to_u64, with_scratch};
+use super::content::{Content, FileKeyed, LiveBlock, OpenFile, to_u64};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::inode::{DATA_DIRTY, Inode, ROOM_TOLD};
 use super::journal::{AppendError, BlockPlace, FileRecord, RecordOwner};
 use super::opening::Permission;
+use super::sealing::Sealing;
 use crate::backing::SetTime;
 use crate::format::header::{FileId, HEADER_LEN};
 use crate::format::journal::split_blocks;
 use crate::format::layout::{
-    BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, MAX_PLAIN_SIZE, cipher_size,
+    BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, MAX_PLAIN_SIZE, cipher_size,
 };
 
 /// Fresh bytes that join a tail's extension in the journal instead of waiting for it.
@@ -121,11 +122,15 @@ impl Core {
         let mut offset = offset;
         for data in data.chunks(self.journal_part(data.len())) {
             let end = offset + to_u64(data.len());
+            let (first, after) = (BlockIndex::containing(offset), BlockIndex::count(end));
+            let mut sealing = Sealing::new(first);
+            sealing.seal_ahead(&file, offset, data);
             self.with_content(&file, |content| {
-                let (first, after) = (BlockIndex::containing(offset), BlockIndex::count(end));
                 takes_room |= (content.sparse || end > content.placed)
                     && !content.all_in_journal(first, after);
-                self.write_content(inode, content, offset, data)
+                let outcome = self.write_sealing(inode, content, offset, data, &mut sealing);
+                file.note_key(content);
+                outcome
             })?;
             offset = end;
         }
@@ -152,6 +157,18 @@ impl Core {
         content: &mut Content,
         offset: u64,
         data: &[u8],
+    ) -> Result<(), Stop> {
+        let mut sealing = Sealing::new(BlockIndex::containing(offset));
+        self.write_sealing(inode, content, offset, data, &mut sealing)
+    }
+
+    fn write_sealing(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        offset: u64,
+        data: &[u8],
+        sealing: &mut Sealing,
     ) -> Result<(), Stop> {
         self.writable(inode, content, Permission::Held)?;
         self.ensure_keyed(content);
@@ -184,7 +201,7 @@ impl Core {
                 run_after = run_after.next();
             }
             let run = Run { route, first: at, after: run_after, new_size };
-            self.write_run(inode, content, run, offset, data)?;
+            self.write_run(inode, content, run, offset, data, sealing)?;
             // What is written is there, also if the rest fails.
             content.size = content.size.max(run_after.plain_offset().min(end));
             at = run_after;
@@ -258,6 +275,7 @@ impl Core {
             Run { route, first: tail, after: tail.next(), new_size },
             offset,
             &zeros,
+            &mut Sealing::new(tail),
         )?;
         content.size = new_size;
         Ok(())
@@ -271,55 +289,17 @@ impl Core {
         run: Run,
         offset: u64,
         data: &[u8],
+        sealing: &mut Sealing,
     ) -> Result<(), Stop> {
         let keyed = content.keyed.clone().ok_or(Error::Damaged { what: "a file header" })?;
-        let mut buffer = with_scratch(|scratch| std::mem::take(&mut scratch.cipher));
-        let outcome = self.seal_run(content, &keyed, run, offset, data, &mut buffer).and_then(
-            |len| match run.route {
-                Route::InPlace => {
-                    self.place(inode, content, &keyed, run, &mut buffer[..HEADER_LEN + len])
-                }
-                Route::Journal => {
-                    let sealed = &buffer[HEADER_LEN..HEADER_LEN + len];
-                    self.journal_blocks(inode, content, &keyed, run.first, sealed)
-                }
-            },
-        );
-        with_scratch(|scratch| scratch.cipher = buffer);
-        outcome
-    }
-
-    /// Seals the blocks of a run into `buffer`, behind room for a header; their length.
-    fn seal_run(
-        &self,
-        content: &Content,
-        keyed: &FileKeyed,
-        run: Run,
-        offset: u64,
-        data: &[u8],
-        buffer: &mut Vec<u8>,
-    ) -> Result<usize, Stop> {
-        let end = offset + to_u64(data.len());
-        let blocks = offset_in(run.after.0, run.first.0);
-        let sealed = &mut prefix(buffer, HEADER_LEN + blocks * CIPHER_BLOCK_SIZE)[HEADER_LEN..];
-        let mut used = 0;
-        let mut block = [0u8; BLOCK_SIZE];
-        for index in (run.first.0..run.after.0).map(BlockIndex) {
-            let start = index.plain_offset();
-            let len = index.plain_len(run.new_size);
-            let (from, until) = (offset.max(start), end.min(start + to_u64(len)));
-            let source = &data[offset_in(from, offset)..offset_in(until, offset)];
-            let out = &mut sealed[used..used + len + BLOCK_OVERHEAD];
-            if source.len() == len {
-                keyed.cipher.seal(index, source, out);
-            } else {
-                self.read_old_block(content, index, &mut block)?;
-                block[offset_in(from, start)..offset_in(until, start)].copy_from_slice(source);
-                keyed.cipher.seal(index, &block[..len], out);
+        let len = self.seal_run(content, &keyed, run, offset, data, sealing)?;
+        let buffer = sealing.run(run, len);
+        match run.route {
+            Route::InPlace => self.place(inode, content, &keyed, run, buffer),
+            Route::Journal => {
+                self.journal_blocks(inode, content, &keyed, run.first, &buffer[HEADER_LEN..])
             }
-            used += len + BLOCK_OVERHEAD;
         }
-        Ok(used)
     }
 
     /// Writes sealed blocks in place; `buffer` has room for a header before them.
@@ -472,6 +452,6 @@ fn mend_holes(content: &Content, run: Run, sealed: &[u8]) {
     }
 }
 
-fn offset_in(offset: u64, base: u64) -> usize {
+pub(super) fn offset_in(offset: u64, base: u64) -> usize {
     usize::try_from(offset - base).expect("within the data")
 }
