@@ -389,9 +389,10 @@ impl Journal {
         }
         if outcome.is_err() {
             inner.gaps.push(Gap { file: file.clone(), offset, bytes: filler() });
-            for segment in &mut inner.segments {
-                segment.unsynced = true;
-            }
+        }
+        // Again: a sync of records before these may have begun while they were being written.
+        for segment in &mut inner.segments {
+            segment.unsynced |= Arc::ptr_eq(&segment.file, file);
         }
         self.written.notify_all();
         outcome
@@ -565,8 +566,8 @@ impl Journal {
         {
             return Ok(false);
         }
-        inner.segments[active].state = SegmentState::Filled;
         self.activate(&mut inner, 1 - active)?;
+        inner.segments[active].state = SegmentState::Filled;
         Ok(true)
     }
 

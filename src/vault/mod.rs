@@ -58,6 +58,8 @@ mod disk_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod sealing_tests;
