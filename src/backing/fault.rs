@@ -169,8 +169,8 @@ impl Fault {
         self
     }
 
-    /// Syncs of files that fail have lost what was written since the last one, as far back as the
-    /// fault was armed.
+    /// Syncs of files that fail have lost what was written or made a hole since the last one, as far
+    /// back as the fault was armed.
     #[must_use]
     pub fn dropping(mut self) -> Self {
         self.dropping = true;
@@ -358,12 +358,12 @@ impl Faults {
         Some(Failure { error: io::Error::from_raw_os_error(errno), partial, dropping })
     }
 
-    /// Remembers what a write is about to replace, where that may be asked for.
-    fn before_write(&self, file: &dyn File, data: &[u8], offset: u64) -> io::Result<()> {
+    /// Remembers what a write or a hole is about to replace, where that may be asked for.
+    fn before_change(&self, file: &dyn File, offset: u64, len: u64) -> io::Result<()> {
         if !self.shared.lock().faults.iter().any(|fault| fault.dropping) {
             return Ok(());
         }
-        let mut bytes = vec![0; data.len()];
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         file.read_at(&mut bytes, offset)?;
         let ino = file.stat()?.ino;
         self.shared.lock().unsynced.entry(ino).or_default().push(Replaced { offset, bytes });

@@ -5,12 +5,13 @@
 //! and synced, or a newer version is durable in the other segment.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLockWriteGuard;
 
-use super::below::keep_modified;
+use super::below::{keep_modified, punch};
 use super::content::{Content, prefix, to_u64, with_scratch};
 use super::core::Core;
 use super::error::Result;
@@ -156,9 +157,9 @@ impl Core {
             .live
             .values()
             .any(|block| block.place.generation == generation && block.is_pending());
-        if dropped && !content.orphan {
+        if (dropped || content.punches_lost) && !content.orphan {
             // Another's sync failed since they were written, and they must be written again.
-            let errno = content.sync_error.unwrap_or(libc::EIO);
+            let errno = content.failures.untold().unwrap_or(libc::EIO);
             return Err(io::Error::from_raw_os_error(errno).into());
         }
         Ok(())
@@ -174,7 +175,7 @@ impl Core {
         let outcome = (|| {
             left.values().try_for_each(|directory| self.sync_inode(directory))?;
             // Such a one could come back with the file.
-            if left.values().any(is_removed) && !self.vault_directory.sync_filesystem()? {
+            if left.values().any(is_removed) && !self.sync_filesystem()? {
                 self.commit_all()?;
             }
             Ok(())
@@ -213,6 +214,7 @@ impl Core {
         let mut next = Some(0);
         while let Some(from) = next {
             let mut content = file.content.write();
+            self.restore_below(&mut content)?;
             next = apply_content(journal, &mut content, Some(generation), from, APPLY_STEP)?;
             RwLockWriteGuard::unlock_fair(content);
             if next.is_some() && may_wait(journal) {
@@ -224,7 +226,7 @@ impl Core {
 
     /// Before a file's name changes: nothing in the journal may depend on the old one. Its records
     /// are written in place and synced, so that replaying them changes nothing; later ones name
-    /// the file by its new path.
+    /// the file by its new path. The caller holds [`OpenFile::syncing`](super::content::OpenFile).
     pub(super) fn settle_records(&self, content: &mut Content) -> Result<()> {
         let Some(journal) = self.journal() else { return Ok(()) };
         // Also where a record was refused after the segment had the path.
@@ -233,6 +235,7 @@ impl Core {
             return Ok(());
         }
         journal.commit(content.sequence)?;
+        self.restore_below(content)?;
         apply_content(journal, content, None, 0, usize::MAX)?;
         let synced = if content.timed.is_some() {
             content.handle.sync_all()
@@ -244,6 +247,41 @@ impl Core {
         }
         Ok(synced?)
     }
+
+    /// After a sync of a file failed, what its blocks in the journal need below: the header that
+    /// they are found by, and holes where the journal has holes.
+    fn restore_below(&self, content: &mut Content) -> io::Result<()> {
+        if content.header_pending
+            && !content.live.is_empty()
+            && let Some(keyed) = content.keyed.clone()
+        {
+            self.write_header(content, &keyed)?;
+        }
+        if content.punches_lost && !content.orphan {
+            for holes in holes_recorded(content) {
+                let from = BlockIndex(holes.start).cipher_offset();
+                punch(&*content.handle, from, BlockIndex(holes.end).cipher_offset() - from)?;
+            }
+        }
+        content.punches_lost = false;
+        Ok(())
+    }
+}
+
+/// The blocks of which the journal has holes and nothing newer: those that were written since then
+/// are live.
+fn holes_recorded(content: &Content) -> Vec<Range<u64>> {
+    let mut holes = Vec::new();
+    for (range, _) in &content.punched {
+        let mut from = range.start;
+        for (written, _) in content.live.range(range.clone()) {
+            holes.push(from..*written);
+            from = written + 1;
+        }
+        holes.push(from..range.end);
+    }
+    holes.retain(|hole| !hole.is_empty());
+    holes
 }
 
 /// Writes committed blocks in place, of one segment or all: the first `limit` of those from the

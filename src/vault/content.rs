@@ -70,6 +70,8 @@ pub(super) struct Content {
     pub(super) live: BTreeMap<u64, LiveBlock>,
     /// Ranges of blocks with live punch records, by generation.
     pub(super) punched: Vec<(Range<u64>, u64)>,
+    /// A sync failed since these were made holes in place.
+    pub(super) punches_lost: bool,
     /// The lowest size that a live record set, and the generation of the last such record: from
     /// there on recovery takes the file's size and blocks from the journal alone.
     pub(super) resized: Option<(u64, u64)>,
@@ -97,8 +99,39 @@ pub(super) struct Content {
     pub(super) modified: Option<Timestamp>,
     /// A damaged block was reported already.
     pub(super) reported: bool,
-    /// A sync that no application asked for failed: the next one that does is told.
-    pub(super) sync_error: Option<i32>,
+    pub(super) failures: SyncFailures,
+}
+
+/// Syncs of a file that failed. The kernel tells of each once; here every application hears of it
+/// whose sync began before one was told.
+#[derive(Default)]
+pub(super) struct SyncFailures {
+    count: u64,
+    told: u64,
+    errno: i32,
+}
+
+impl SyncFailures {
+    fn add(&mut self, error: &io::Error) {
+        self.count += 1;
+        self.errno = error.raw_os_error().unwrap_or(libc::EIO);
+    }
+
+    /// How many an application was told of.
+    pub(super) fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// Why the last one failed, where no application was told yet.
+    pub(super) fn untold(&self) -> Option<i32> {
+        (self.count > self.told).then_some(self.errno)
+    }
+
+    /// What to tell an application whose sync began when so many were told.
+    pub(super) fn tell(&mut self, told_then: u64) -> Option<i32> {
+        self.told = self.count;
+        (self.count > told_then).then_some(self.errno)
+    }
 }
 
 impl Content {
@@ -115,6 +148,7 @@ impl Content {
             shrinks: 0,
             live: BTreeMap::new(),
             punched: Vec::new(),
+            punches_lost: false,
             resized: None,
             timed: None,
             reference: FileReference::default(),
@@ -127,7 +161,7 @@ impl Content {
             orphan: false,
             modified: None,
             reported: false,
-            sync_error: None,
+            failures: SyncFailures::default(),
         }
     }
 
@@ -153,7 +187,13 @@ impl Content {
         for block in self.live.values_mut() {
             block.applied = false;
         }
-        self.sync_error = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        self.punches_lost |= !self.punched.is_empty();
+        self.settled = 0;
+        if self.durable == 0 && self.keyed.is_some() {
+            // What is written from here on needs it.
+            self.header_pending = true;
+        }
+        self.failures.add(error);
     }
 
     /// Whether anything of the file is in the journal only, or would be replayed.
@@ -201,8 +241,14 @@ impl OpenFile {
     /// Whether nothing would be lost by closing it.
     pub(super) fn is_at_rest(&self) -> bool {
         self.content.try_read().is_some_and(|content| {
-            !content.has_records() && !content.orphan && content.sync_error.is_none()
+            !content.has_records() && !content.orphan && content.failures.untold().is_none()
         })
+    }
+
+    /// Why what was written to it may be lost without anybody having been told, if it may.
+    pub(super) fn untold_loss(&self) -> Option<i32> {
+        let content = self.content.read();
+        content.failures.untold().filter(|_| !content.orphan)
     }
 
     /// Whether nothing is lost when it is no longer known: a file that has names must be, as long

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -60,6 +60,11 @@ pub(super) struct Core {
     /// records. Without the record, the file must not be there any more either.
     pub(super) left_by_records: Mutex<HashMap<usize, Arc<Inode>>>,
     pub(super) windows: RwLock<Vec<Window>>,
+    /// A sync of the whole filesystem failed, and could not tell for which file.
+    pub(super) filesystem_sync_failed: AtomicBool,
+    /// The error of a sync that failed for a file that nothing is known of any more, and of which
+    /// nobody was told; 0 for none.
+    untold_loss: AtomicI32,
     closing: AtomicBool,
     /// Raised when the maintenance thread has work.
     pub(super) signal: Arc<Signal>,
@@ -103,6 +108,8 @@ impl Core {
             checkpointing: Mutex::new(()),
             dirty: Mutex::new(Vec::new()),
             windows: RwLock::new(parts.windows),
+            filesystem_sync_failed: AtomicBool::new(false),
+            untold_loss: AtomicI32::new(0),
             closing: AtomicBool::new(false),
             signal: Arc::default(),
         }
@@ -181,6 +188,9 @@ impl Core {
             }
             inode.kind != FileKind::Regular || file.is_none_or(|file| file.may_be_forgotten(false))
         });
+        if gone && let Some(errno) = inode.open_file().and_then(|file| file.untold_loss()) {
+            self.untold_loss.store(errno, Ordering::Release);
+        }
         if gone && inode.locations.lock().is_empty() {
             self.remove_overflows_of(inode);
             // Its space is free at once, though the periodic commit may still know it.
@@ -204,6 +214,20 @@ impl Core {
                 directory.names.decrypt_long(entry, &target)
             }
             EntryName::Reserved | EntryName::Dots | EntryName::Damaged => None,
+        }
+    }
+
+    /// Fails where something that was written is not known to be durable, and nobody was told.
+    pub(super) fn check_losses(&self) -> Result<()> {
+        let of_inode = |inode: &Inode| {
+            let known = inode.open_file().and_then(|file| file.untold_loss());
+            let unsynced = inode.kind == FileKind::Regular && inode.is_dirty(DATA_DIRTY);
+            known.or_else(|| unsynced.then_some(libc::EIO))
+        };
+        let forgotten = self.untold_loss.load(Ordering::Acquire);
+        match Some(forgotten).filter(|errno| *errno != 0).or_else(|| self.inodes.find(of_inode)) {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno).into()),
+            None => Ok(()),
         }
     }
 

@@ -402,6 +402,8 @@ impl FileSystem {
     ///
     /// # Errors
     /// When something could not be made durable; the next mount then recovers what was promised.
+    /// Also when a sync failed before, which may have lost what was written, and no application was
+    /// told.
     pub fn close(mut self) -> Result<()> {
         self.stop_threads();
         if self.core.options.read_only {
@@ -412,6 +414,7 @@ impl FileSystem {
         }
         self.core.commit_all()?;
         self.core.empty_journal()?;
+        self.core.check_losses()?;
         match self.core.journal() {
             Some(journal) => Ok(journal.finish(&*self.core.vault_directory)?),
             None => Ok(()),

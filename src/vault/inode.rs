@@ -344,6 +344,11 @@ impl InodeTable {
         self.shards.iter().flat_map(found).collect()
     }
 
+    /// What `wanted` finds in one of them.
+    pub(super) fn find<T>(&self, wanted: impl Fn(&Inode) -> Option<T>) -> Option<T> {
+        self.shards.iter().find_map(|shard| shard.read().values().find_map(|inode| wanted(inode)))
+    }
+
     /// Directories that nobody refers to any more and that have no members in memory now, where
     /// there may be such.
     pub(super) fn parents_left(&self) -> Vec<Arc<Inode>> {

@@ -60,6 +60,8 @@ mod fault_tests;
 #[cfg(test)]
 mod journal_tests;
 #[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod sealing_tests;

@@ -153,7 +153,8 @@ impl Core {
 
     /// Settles a file's records ([`Self::settle_records`]), where it is open; else it has none.
     pub(super) fn settle_file_records(&self, inode: &Inode) -> Result<()> {
-        if let Some(file) = inode.open_file() {
+        let Some(file) = inode.open_file() else { return Ok(()) };
+        {
             let mut content = file.content.write();
             if content.settled == content.sequence {
                 // Since the last time there was no record, but perhaps one that failed after the
@@ -161,9 +162,12 @@ impl Core {
                 content.reference = FileReference::default();
                 return Ok(());
             }
-            self.settle_records(&mut content)?;
-            content.settled = content.sequence;
         }
+        // Another's sync under way may be the one that is told that what is written here is lost.
+        let _one_at_a_time = file.syncing.lock();
+        let mut content = file.content.write();
+        self.settle_records(&mut content)?;
+        content.settled = content.sequence;
         Ok(())
     }
 

@@ -35,21 +35,17 @@ impl Core {
             return Ok(());
         }
         let file = self.held_content(inode)?;
-        let captured = capture(&file.content.read());
-        self.sync_way(inode)?;
+        let (captured, told) = {
+            let content = file.content.read();
+            (capture(&content), content.failures.told())
+        };
         let kinds = if data_only { DATA_DIRTY } else { DATA_DIRTY | METADATA_DIRTY };
-        if inode.is_dirty(kinds) {
-            self.sync_content(inode, &file, kinds)?;
-        }
-        if let Some(journal) = self.journal()
-            && captured.sequence > 0
-        {
-            journal.commit_for_sync(captured.sequence)?;
-        }
+        let outcome = self.sync_captured(inode, &file, captured, kinds);
         let mut content = file.content.write();
-        if let Some(errno) = content.sync_error.take() {
+        if let Some(errno) = content.failures.tell(told) {
             return Err(io::Error::from_raw_os_error(errno).into());
         }
+        outcome?;
         content.syncs = if content.written_since_sync > (1 << 20) {
             0
         } else {
@@ -58,6 +54,25 @@ impl Core {
         content.written_since_sync = 0;
         note_durable(&mut content, captured);
         Ok(())
+    }
+
+    fn sync_captured(
+        &self,
+        inode: &Arc<Inode>,
+        file: &OpenFile,
+        captured: Captured,
+        kinds: u64,
+    ) -> Result<()> {
+        self.sync_way(inode)?;
+        if inode.is_dirty(kinds) {
+            self.sync_content(inode, file, kinds)?;
+        }
+        match self.journal() {
+            Some(journal) if captured.sequence > 0 => {
+                Ok(journal.commit_for_sync(captured.sequence)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Syncs the file below, unless another's sync meanwhile did.
@@ -70,8 +85,6 @@ impl Core {
         if sync.found(kinds)
             && let Err(error) = file.sync(sync.found(METADATA_DIRTY))
         {
-            // Whoever asked is told now.
-            file.content.write().sync_error = None;
             drop(sync);
             self.list_for_commit(inode);
             return Err(error.into());
@@ -249,12 +262,17 @@ impl Core {
             let new = self.new_directories.lock().clone();
             let directories = inodes.iter().filter(|inode| inode.kind == FileKind::Directory);
             let names: Vec<_> = directories.map(|inode| inode.begin_sync(NAMES_DIRTY)).collect();
-            if self.vault_directory.sync_filesystem()? {
-                names.into_iter().for_each(Syncing::succeeded);
-                for (parent, children) in new {
-                    self.records_are_durable(parent, &children);
+            match self.sync_filesystem() {
+                Ok(true) => {
+                    names.into_iter().for_each(Syncing::succeeded);
+                    for (parent, children) in new {
+                        self.records_are_durable(parent, &children);
+                    }
+                    return Ok(());
                 }
-                return Ok(());
+                Ok(false) => {}
+                // Perhaps for a file that is none of these: each by itself tells.
+                Err(error) => tracing::warn!("syncing the whole filesystem failed: {error}"),
             }
         }
         // One that fails, perhaps for good, leaves none of the others out.
@@ -263,6 +281,19 @@ impl Core {
             outcome = outcome.and(self.sync_inode(inode));
         }
         outcome
+    }
+
+    /// Syncs the whole filesystem below; `false` where that cannot be relied on. It is not once it
+    /// has failed: it fails once for whatever was lost, and does not tell for which file.
+    pub(super) fn sync_filesystem(&self) -> Result<bool> {
+        if self.filesystem_sync_failed.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let outcome = self.vault_directory.sync_filesystem();
+        if outcome.is_err() {
+            self.filesystem_sync_failed.store(true, Ordering::Release);
+        }
+        Ok(outcome?)
     }
 
     /// Syncs all of an inode; nothing, where nothing of it outlives the mount.
@@ -302,7 +333,7 @@ impl Core {
     /// it.
     fn sync_unopened(&self, inode: &Arc<Inode>) -> Result<()> {
         let sync = inode.begin_sync(NAMES_DIRTY);
-        if inode.locations.lock().is_empty() || self.vault_directory.sync_filesystem()? {
+        if inode.locations.lock().is_empty() || self.sync_filesystem()? {
             sync.succeeded();
             return Ok(());
         }

@@ -202,8 +202,8 @@ impl File for FaultFile {
             }
             return Err(failure.error);
         }
-        self.faults.before_write(&*self.inner, data, offset)?;
         let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.faults.before_change(&*self.inner, offset, len)?;
         let missing = self.faults.take_space(&*self.inner, offset.saturating_add(len), false)?;
         if missing == 0 {
             return self.faults.watched(Operation::Write, || self.inner.write_at(data, offset));
@@ -233,6 +233,8 @@ impl File for FaultFile {
 
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         self.faults.check(Operation::PunchHole)?;
+        let within = self.inner.stat()?.size.saturating_sub(offset).min(len);
+        self.faults.before_change(&*self.inner, offset, within)?;
         self.inner.punch_hole(offset, len)
     }
 
