@@ -31,6 +31,7 @@ macro_rules! instantiate {
             hard_links_share_the_inode
             unlinked_files_stay_open
             pins_reach_files_without_names
+            files_without_names_open_anew
             renames_replace
             renames_can_refuse_to_replace
             renames_exchange
@@ -406,6 +407,22 @@ pub(crate) fn unlinked_files_stay_open(root: &dyn Directory) {
     file.set_mode(0o600).unwrap();
     assert_eq!(root.stat(b"f").unwrap().mode & 0o777, 0o644 & root.stat(b"f").unwrap().mode);
     file.sync_all().unwrap();
+}
+
+pub(crate) fn files_without_names_open_anew(root: &dyn Directory) {
+    create(root, b"f", b"content");
+    root.make_symlink(b"target", b"l").unwrap();
+    let read = root.open_file(b"f", Access::Read).unwrap();
+    let (pinned, link) = (root.pin(b"f").unwrap(), root.pin(b"l").unwrap());
+    root.unlink(b"f").unwrap();
+    create(root, b"f", b"another");
+    assert_eq!(errno(read.write_at(b"C", 0)), libc::EBADF);
+    read.reopen().unwrap().write_at(b"C", 0).unwrap();
+    pinned.reopen().unwrap().write_at(b"T", 3).unwrap();
+    let mut found = [0; 7];
+    read.read_at(&mut found, 0).unwrap();
+    assert_eq!(&found, b"ConTent");
+    assert_eq!(errno(link.reopen().map(drop)), libc::ENXIO);
 }
 
 pub(crate) fn pins_reach_files_without_names(root: &dyn Directory) {

@@ -253,6 +253,8 @@ pub trait File: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `data`.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Opens the same regular file anew, for reading and writing, though it may have no name any more.
+    fn reopen(&self) -> io::Result<Box<dyn File>>;
     /// `ftruncate(2)`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// `fallocate(2)` with `KEEP_SIZE`.

@@ -114,7 +114,9 @@ impl Core {
         inode.set_flag(ROOM_TOLD);
         let stat = {
             let _paths = self.paths.read();
-            self.handle(inode)?.stat()?
+            let handle = self.handle(inode)?;
+            let _modes = self.modes.read();
+            handle.stat()?
         };
         self.plain_attributes(inode, &stat)
     }
@@ -191,6 +193,7 @@ impl Core {
                                 && nothing_else => {}
                         outcome => outcome?,
                     }
+                    let _modes = self.modes.read();
                     stat = content.handle.stat()?;
                 }
                 if !self.options.kernel_keeps_times {
@@ -221,6 +224,7 @@ impl Core {
         if changes.kill_privileges {
             self.kill_privileges(inode, &handle, changes.outside_group)?;
         }
+        let _modes = self.modes.read();
         if changes.uid.is_some() || changes.gid.is_some() {
             handle.set_owner(changes.uid, changes.gid)?;
         }
@@ -275,16 +279,19 @@ impl Core {
         handle: &Handle,
         outside_group: bool,
     ) -> Result<()> {
-        let stat = handle.stat()?;
-        if stat.kind != FileKind::Regular {
-            return Ok(());
-        }
-        let mut mode = stat.mode & !SET_USER_ID;
-        if mode & GROUP_EXECUTE != 0 || outside_group {
-            mode &= !SET_GROUP_ID;
-        }
-        if mode != stat.mode {
-            handle.set_mode(mode)?;
+        {
+            let _modes = self.modes.read();
+            let stat = handle.stat()?;
+            if stat.kind != FileKind::Regular {
+                return Ok(());
+            }
+            let mut mode = stat.mode & !SET_USER_ID;
+            if mode & GROUP_EXECUTE != 0 || outside_group {
+                mode &= !SET_GROUP_ID;
+            }
+            if mode != stat.mode {
+                handle.set_mode(mode)?;
+            }
         }
         match self.remove_xattr(inode, b"security.capability") {
             Err(error)

@@ -52,6 +52,9 @@ pub(super) struct Core {
     /// appended; written while a name changes that such a path may have: from the last look at what
     /// the journal has by it, until the inodes in memory have their new names.
     pub(super) paths: RwLock<()>,
+    /// Written while a file has another mode than its own, to be opened; read around what changes a
+    /// mode or tells it. Nothing else is waited for by who holds it.
+    pub(super) modes: RwLock<()>,
     pub(super) checkpointing: Mutex<()>,
     pub(super) dirty: Mutex<Vec<Arc<Inode>>>,
     /// By the number of the directory above: directories whose records are not yet synced.
@@ -105,6 +108,7 @@ impl Core {
             journal: OnceLock::new(),
             creating_journal: Mutex::default(),
             paths: RwLock::new(()),
+            modes: RwLock::new(()),
             checkpointing: Mutex::new(()),
             dirty: Mutex::new(Vec::new()),
             windows: RwLock::new(parts.windows),

@@ -102,7 +102,7 @@ impl Core {
         let mut kind = listed.kind;
         if (attributes && !dots) || kind.is_none() {
             let _paths = self.paths.read();
-            match directory.directory.stat(&listed.entry) {
+            match self.stat(directory, &listed.entry) {
                 Ok(stat) => {
                     kind = Some(stat.kind);
                     if attributes && !dots {

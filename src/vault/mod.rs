@@ -62,6 +62,8 @@ mod journal_tests;
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
+mod opening_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod sealing_tests;

@@ -30,8 +30,14 @@ impl Core {
         let directory = self.open_directory(parent)?;
         let cipher_name = directory.encrypt(name)?;
         let _paths = self.paths.read();
-        let stat = directory.directory.stat(cipher_name.entry()).map_err(not_found)?;
+        let stat = self.stat(&directory, cipher_name.entry()).map_err(not_found)?;
         self.entry(parent, cipher_name.entry(), &stat, false)
+    }
+
+    /// `stat(2)` of a name, with the mode that is the file's own.
+    pub(super) fn stat(&self, directory: &OpenDirectory, entry: &[u8]) -> std::io::Result<Stat> {
+        let _modes = self.modes.read();
+        directory.directory.stat(entry)
     }
 
     /// Registers what an entry names, counting one lookup.
@@ -327,7 +333,7 @@ impl Core {
             source.directory.hard_link(&source_entry, &*directory.directory, cipher_name.entry())
         })?;
         self.names_changed(parent);
-        let stat = directory.directory.stat(cipher_name.entry())?;
+        let stat = self.stat(&directory, cipher_name.entry())?;
         self.entry(parent, cipher_name.entry(), &stat, false)
     }
 
@@ -364,10 +370,11 @@ impl Core {
     ) -> Result<Going> {
         let last = stat.links <= 1;
         let inode = self.inodes.get(self.number(stat.ino));
+        let mut pinned = None;
         if let Some(inode) = &inode {
             // A name that was moved with a directory above it may still stand there as it was.
             if last || inode.has_only_location(parent, entry) {
-                self.pin(inode, directory, entry)?;
+                pinned = self.pin(inode, directory, entry)?;
             }
             if !last {
                 self.settle_file_records(inode)?;
@@ -385,18 +392,26 @@ impl Core {
                 overflows.extend(split_overflow(&target).map(|(id, _)| id.to_owned()));
             }
         }
-        Ok(Going { inode, last, overflows })
+        Ok(Going { inode, last, overflows, _pinned: pinned })
     }
 
-    fn pin(&self, inode: &Arc<Inode>, directory: &OpenDirectory, entry: &[u8]) -> Result<()> {
+    /// Opens what is about to lose its name, for those who may have it open; a regular file is not
+    /// closed again as long as what is returned is held.
+    fn pin(
+        &self,
+        inode: &Arc<Inode>,
+        directory: &OpenDirectory,
+        entry: &[u8],
+    ) -> Result<Option<Arc<OpenFile>>> {
         match inode.kind {
-            FileKind::Regular => match self.open_content(inode) {
+            FileKind::Regular => match self.held_content(inode) {
+                Ok(file) => Ok(Some(file)),
                 // A damaged file can still be deleted.
-                Ok(_) | Err(Error::Damaged { .. }) => Ok(()),
-                Err(error) if matches!(error.errno(), libc::EACCES | libc::EPERM) => Ok(()),
+                Err(Error::Damaged { .. }) => Ok(None),
+                Err(error) if matches!(error.errno(), libc::EACCES | libc::EPERM) => Ok(None),
                 Err(error) => Err(error),
             },
-            FileKind::Directory => self.open_directory(inode).map(drop),
+            FileKind::Directory => self.open_directory(inode).map(|_| None),
             _ => {
                 let mut open = inode.open.lock();
                 if open.is_none() {
@@ -406,7 +421,7 @@ impl Core {
                         .then(|| self.stored_target(directory, entry).unwrap_or_default());
                     *open = Some(Open::Pin(file, target.map(Vec::into_boxed_slice)));
                 }
-                Ok(())
+                Ok(None)
             }
         }
     }
@@ -504,6 +519,8 @@ pub(super) struct Going {
     inode: Option<Arc<Inode>>,
     last: bool,
     overflows: Vec<String>,
+    /// What keeps the file open until it is known to have no name.
+    _pinned: Option<Arc<OpenFile>>,
 }
 
 /// Locks the entries of two directories, which may be the same one.

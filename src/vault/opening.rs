@@ -79,6 +79,7 @@ impl Core {
             {
                 self.check_is(inode, &directory.stat(&entry)?)?;
                 let access = Access::ReadWrite;
+                let _nobody_else = self.modes.write();
                 (open_against_mode(directory, &entry, access)?, access)
             }
             outcome => outcome?,
@@ -144,7 +145,7 @@ impl Core {
     }
 
     /// Makes sure that the file's descriptor can be written through. The caller keeps its names
-    /// from changing.
+    /// from changing; but the last one may go.
     pub(super) fn writable(
         &self,
         inode: &Arc<Inode>,
@@ -154,19 +155,46 @@ impl Core {
         if content.access == Access::ReadWrite {
             return Ok(());
         }
+        let handle = match self.open_to_write(inode, permission) {
+            Err(error) if matches!(error.errno(), libc::ENOENT | libc::ESTALE) => {
+                self.reopen_to_write(&*content.handle, permission)?
+            }
+            outcome => outcome?,
+        };
+        content.handle = Arc::from(handle);
+        content.access = Access::ReadWrite;
+        Ok(())
+    }
+
+    /// Opens a file by its name to write to it.
+    fn open_to_write(&self, inode: &Arc<Inode>, permission: Permission) -> Result<Box<dyn File>> {
         let (holder, entry) = self.holder(inode)?;
         let directory = &*holder.directory;
         let handle = match directory.open_file(&entry, Access::ReadWrite) {
             Err(error) if permission == Permission::Held && is_refused(&error) => {
                 self.check_is(inode, &directory.stat(&entry)?)?;
+                let _nobody_else = self.modes.write();
                 open_against_mode(directory, &entry, Access::ReadWrite)?
             }
             outcome => outcome?,
         };
         self.check_is(inode, &handle.stat()?)?;
-        content.handle = Arc::from(handle);
-        content.access = Access::ReadWrite;
-        Ok(())
+        Ok(handle)
+    }
+
+    /// Opens a file that is open for reading to write to it, without a name.
+    fn reopen_to_write(
+        &self,
+        handle: &dyn File,
+        permission: Permission,
+    ) -> io::Result<Box<dyn File>> {
+        match handle.reopen() {
+            Err(error) if permission == Permission::Held && is_refused(&error) => {
+                let _nobody_else = self.modes.write();
+                with_mode_lifted(|| handle.stat(), |mode| handle.set_mode(mode), || handle.reopen())
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -201,13 +229,30 @@ pub(super) fn open_against_mode(
     entry: &[u8],
     access: Access,
 ) -> io::Result<Box<dyn File>> {
+    with_mode_lifted(
+        || directory.stat(entry),
+        |mode| directory.set_mode(entry, mode),
+        || directory.open_file(entry, access),
+    )
+}
+
+/// What the core's own threads do to the mode meanwhile would be lost ([`Core::modes`]).
+fn with_mode_lifted(
+    stat: impl FnOnce() -> io::Result<Stat>,
+    set_mode: impl Fn(u32) -> io::Result<()>,
+    open: impl FnOnce() -> io::Result<Box<dyn File>>,
+) -> io::Result<Box<dyn File>> {
     let refused = || io::Error::from_raw_os_error(libc::EACCES);
-    let mode = directory.stat(entry)?.mode;
-    directory.set_mode(entry, mode | 0o600).map_err(|error| match error.raw_os_error() {
+    let mode = stat()?.mode;
+    set_mode(mode | 0o600).map_err(|error| match error.raw_os_error() {
         Some(libc::EPERM) => refused(),
         _ => error,
     })?;
-    let opened = directory.open_file(entry, access);
-    directory.set_mode(entry, mode)?;
+    let opened = open();
+    match &opened {
+        // Its name may have gone.
+        Ok(file) => file.set_mode(mode)?,
+        Err(_) => set_mode(mode)?,
+    }
     opened
 }

@@ -101,7 +101,11 @@ impl Core {
     ) -> Result<()> {
         match self.codecs.xattrs.stored_name(name) {
             StoredName::PassThrough => {
-                handle.set_xattr(name, value, mode)?;
+                {
+                    // An ACL is a mode, too.
+                    let _modes = self.modes.read();
+                    handle.set_xattr(name, value, mode)?;
+                }
                 if let Some(Open::Directory(directory)) = &*inode.open.lock() {
                     directory.acl_changed();
                 }

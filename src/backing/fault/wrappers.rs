@@ -226,6 +226,12 @@ impl File for FaultFile {
         self.inner.read_at(buffer, offset)
     }
 
+    fn reopen(&self) -> io::Result<Box<dyn File>> {
+        self.faults.check(Operation::OpenFile)?;
+        let opened = self.inner.reopen()?;
+        Ok(Box::new(FaultFile { faults: self.faults.clone(), inner: opened }))
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.faults.check(Operation::SetLen)?;
         self.inner.set_len(len)

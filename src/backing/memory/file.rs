@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::content::Content;
 use super::operations::{ALLOCATION_MAX, FILE_MAX};
 use super::{Change, Event, Handle};
-use crate::backing::{File, SetTime, Stat, XattrMode};
+use crate::backing::{File, FileKind, SetTime, Stat, XattrMode};
 
 /// What a handle allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,15 @@ impl File for MemoryFile {
         }
         self.apply(Change::Write { id: self.handle.id, offset, data: data.into() });
         Ok(())
+    }
+
+    fn reopen(&self) -> io::Result<Box<dyn File>> {
+        let mut shared = self.handle.lock();
+        if shared.inode(self.handle.id)?.kind != FileKind::Regular {
+            return Err(Errno::NXIO.into());
+        }
+        let handle = Handle::new(&self.handle.shared, &mut shared, self.handle.id);
+        Ok(Box::new(Self { handle, mode: Mode::ReadWrite }))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

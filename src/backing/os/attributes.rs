@@ -3,15 +3,16 @@
 
 use std::ffi::CStr;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Once, OnceLock};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, StatFs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    AtFlags, FileType, Gid, Mode, OFlags, StatFs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
     XattrFlags,
 };
 use rustix::io::Errno;
 
+use super::retry;
 use crate::backing::{FileKind, SetTime, Stat, Timestamp, XattrMode, names};
 
 /// The kind behind a `d_type` or a mode.
@@ -96,6 +97,14 @@ pub(super) fn set_times_of_pinned(descriptor: impl AsFd, times: &Timestamps) -> 
         }
         other => Ok(other?),
     }
+}
+
+/// Opens the regular file behind a descriptor for reading and writing.
+pub(super) fn reopen(descriptor: impl AsFd) -> io::Result<OwnedFd> {
+    let path = ProcPath::of_descriptor(descriptor.as_fd())?;
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    retry(|| rustix::fs::open(path.as_c_str(), flags, Mode::empty()))
+        .map_err(|error| without_proc(error, true))
 }
 
 /// A path below `/proc/self/fd`, on the stack.

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, SeekFrom};
 use rustix::io::Errno;
 
 use super::{attributes, retry};
-use crate::backing::{File, SetTime, Stat, XattrMode};
+use crate::backing::{File, FileKind, SetTime, Stat, XattrMode};
 
 /// A file of the operating system.
 #[derive(Debug)]
@@ -67,6 +67,13 @@ impl File for OsFile {
             }
         }
         Ok(())
+    }
+
+    fn reopen(&self) -> io::Result<Box<dyn File>> {
+        if self.stat()?.kind != FileKind::Regular {
+            return Err(Errno::NXIO.into());
+        }
+        Ok(Box::new(Self::opened(attributes::reopen(&self.descriptor)?)))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
