@@ -1,7 +1,7 @@
 //! From a secret to the key that wraps the master key: Argon2id (RFC 9106) for passphrases,
 //! HKDF-SHA256 (RFC 5869) for secrets that are random already.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hkdf::Hkdf;
@@ -90,7 +90,7 @@ impl Argon2Parameters {
 
     /// Parameters for a new slot that take about `target` on this machine, which has
     /// `machine_memory_kib` of memory. 256 MiB where that is an eighth of the memory and quick
-    /// enough, else 64 MiB with the three passes of RFC 9106 or more. Takes about a second.
+    /// enough, else 64 MiB with the three passes of RFC 9106 or more. Takes about as long as two passes.
     ///
     /// # Errors
     /// [`KdfError::OutOfMemory`].
@@ -129,45 +129,69 @@ impl Argon2Parameters {
         secret: &[u8],
         salt: &[u8; SALT_LEN],
     ) -> Result<Zeroizing<[u8; KEY_LEN]>, KdfError> {
-        let params = Params::new(self.memory_kib, self.iterations, self.lanes, Some(KEY_LEN))
-            .map_err(|_| self.out_of_bounds())?;
-        let out_of_memory = KdfError::OutOfMemory { memory_kib: self.memory_kib };
-        let count = params.block_count();
-        // Filled from the secret, hence wiped; and asked for in a way that can be refused.
+        self.hash_in(&mut self.memory()?, secret, salt)
+    }
+
+    fn params(self) -> Result<Params, KdfError> {
+        Params::new(self.memory_kib, self.iterations, self.lanes, Some(KEY_LEN))
+            .map_err(|_| self.out_of_bounds())
+    }
+
+    /// What is filled from the secret: hence wiped; and asked for in a way that can be refused.
+    fn memory(self) -> Result<Memory, KdfError> {
+        let count = self.params()?.block_count();
         let mut memory = Zeroizing::new(Vec::new());
-        memory.try_reserve_exact(count).map_err(|_| out_of_memory)?;
+        memory.try_reserve_exact(count).map_err(|_| self.out_of_memory())?;
         memory.resize(count, Block::new());
+        Ok(memory)
+    }
+
+    fn hash_in(
+        self,
+        memory: &mut Memory,
+        secret: &[u8],
+        salt: &[u8; SALT_LEN],
+    ) -> Result<Zeroizing<[u8; KEY_LEN]>, KdfError> {
         let mut output = Zeroizing::new([0u8; KEY_LEN]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, self.params()?)
             .hash_password_into_with_memory(
                 secret,
                 salt,
                 output.as_mut_slice(),
                 memory.as_mut_slice(),
             )
-            .map_err(|_| out_of_memory)?;
+            .map_err(|_| self.out_of_memory())?;
         Ok(output)
+    }
+
+    fn out_of_memory(self) -> KdfError {
+        KdfError::OutOfMemory { memory_kib: self.memory_kib }
     }
 }
 
-fn time_of(memory_kib: u32, iterations: u32) -> Result<Duration, KdfError> {
-    let parameters = Argon2Parameters::of_existing(memory_kib, iterations, 1)?;
-    let start = Instant::now();
-    parameters.hash(b"calibration", &[0; SALT_LEN])?;
-    Ok(start.elapsed())
+type Memory = Zeroizing<Vec<Block>>;
+
+/// What this thread has worked so far. Others' work beside it must not make a slot cheaper.
+fn worked() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// How many passes fit; at least one. Getting and wiping the memory costs about as much as a
-/// pass, so the time grows from more than nothing: two measurements give both its parts.
+/// pass, and is paid for once.
 fn passes_within(target: Duration, memory_kib: u32) -> Result<u32, KdfError> {
-    // The first may pay for a cold start.
-    let one = time_of(memory_kib, 1)?.min(time_of(memory_kib, 1)?);
-    let two = time_of(memory_kib, 2)?;
-    // Where noise makes the difference vanish, a pass is taken for a quarter of the whole.
-    let pass = two.saturating_sub(one).max(one / 4).as_nanos().max(1);
-    let further = target.saturating_sub(one).as_nanos() / pass;
+    let parameters = Argon2Parameters::of_existing(memory_kib, 1, 1)?;
+    let begun = worked();
+    let mut memory = parameters.memory()?;
+    let got = worked();
+    parameters.hash_in(&mut memory, b"calibration", &[0; SALT_LEN])?;
+    let filled = worked();
+    drop(memory);
+    let around = got.saturating_sub(begun) + worked().saturating_sub(filled);
+    let pass = filled.saturating_sub(got).as_nanos().max(1);
+    let passes = target.saturating_sub(around).as_nanos() / pass;
     let most = MAX_WORK_KIB / u64::from(memory_kib);
-    let passes = further.saturating_add(1).min(u128::from(most));
+    let passes = passes.clamp(1, u128::from(most));
     Ok(u32::try_from(passes).unwrap_or(u32::MAX))
 }
 

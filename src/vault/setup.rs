@@ -66,7 +66,7 @@ pub struct Unlocked {
 }
 
 /// The cost for a new passphrase slot that takes about [`DERIVATION_TIME`] on this machine.
-/// Takes as long itself.
+/// Takes a part of that itself.
 ///
 /// # Errors
 /// [`KdfError::OutOfMemory`].
