@@ -1,9 +1,10 @@
 //! What opens and seals archives: key sets, and a ring of them.
 
+use std::cell::LazyCell;
 use std::sync::Mutex;
 
 use crate::crypto::{
-    ArchiveKey, Argon2Parameters, MasterKey, SALT_LEN, Secret, UnwrapError, random_array,
+    ArchiveKey, Argon2Parameters, KdfError, MasterKey, SALT_LEN, Secret, UnwrapError, random_array,
 };
 use crate::format::archive::{ArchiveId, UnverifiedHeader};
 use crate::format::config::{
@@ -25,24 +26,25 @@ impl KeySet {
         Self { config, master: MasterKey::from_bytes(master.expose()) }
     }
 
-    /// A new set with a slot for each secret, its label beside it; passphrases at `cost`;
-    /// `created` in seconds since 1970.
+    /// A new set with a slot for each secret, its label beside it; passphrases at `cost`, which is
+    /// asked for only where there is one; `created` in seconds since 1970.
     ///
     /// # Errors
     /// When there are no secrets, or too many, or a key cannot be derived.
     pub fn of_secrets(
         secrets: &[(&Secret, &str)],
-        cost: Argon2Parameters,
+        cost: impl FnOnce() -> std::result::Result<Argon2Parameters, KdfError>,
         created: u64,
     ) -> Result<Self> {
         if secrets.is_empty() {
             return Err(Error::NoSecret);
         }
+        let cost = LazyCell::new(cost);
         let master = MasterKey::generate();
         let mut config = Config::new(created);
         for (id, (secret, label)) in (1u32..).zip(secrets) {
             let derivation = match SlotKind::of(secret) {
-                SlotKind::Passphrase => Derivation::Passphrase(cost),
+                SlotKind::Passphrase => Derivation::Passphrase((*cost)?),
                 SlotKind::KeyFile => Derivation::KeyFile,
                 SlotKind::RecoveryKey => Derivation::RecoveryKey,
             };
@@ -131,7 +133,11 @@ impl Keyring {
     ///
     /// # Errors
     /// Those of [`KeySet::of_secrets`].
-    pub fn new_set(&self, cost: Argon2Parameters, created: u64) -> Result<KeySet> {
+    pub fn new_set(
+        &self,
+        cost: impl FnOnce() -> std::result::Result<Argon2Parameters, KdfError>,
+        created: u64,
+    ) -> Result<KeySet> {
         let secrets: Vec<_> = self.secrets.iter().map(|secret| (secret, "")).collect();
         KeySet::of_secrets(&secrets, cost, created)
     }

@@ -24,7 +24,7 @@ fn passphrase(text: &str) -> Secret {
 
 fn key_set(secret: &Secret) -> KeySet {
     let cost = Argon2Parameters::insecure_for_tests();
-    KeySet::of_secrets(&[(secret, "test")], cost, 1_700_000_000).unwrap()
+    KeySet::of_secrets(&[(secret, "test")], || Ok(cost), 1_700_000_000).unwrap()
 }
 
 fn description(kind: ArchiveKind) -> Description {

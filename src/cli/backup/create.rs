@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::CreateArgs;
 use super::defaults::Job;
 use super::events::{facts, unusual};
-use super::keys::Seal;
+use super::keys::{Asked, Deriving, Seal};
 use super::run::{Bar, Interrupt};
 use super::servers::{Servers, is_dump};
 use super::trees::Trees;
@@ -107,56 +107,66 @@ fn make_job(
     backup::make_output(&job.output)?;
     let _lock = Lock::take(&job.output)?;
     let catalog = Catalog::read(&job.output)?;
-    let mut attempt = Attempt {
-        args,
-        job,
-        context,
-        interrupt: &interrupt,
-        catalog: &catalog,
-        seal: None,
-        unsteady: Vec::new(),
-    };
-    let made = loop {
-        let changed = RefCell::new(None);
-        let failure = match attempt.make(&changed) {
-            Ok(made) => break made,
-            Err(failure) => failure,
+    let vault = args.vault.clone().or_else(|| vault_of(&job.source));
+    let ask = || Asked::ask(args, job, vault.as_ref(), &catalog, context);
+    let asked = job.encrypt.then(ask).transpose()?;
+    let made = std::thread::scope(|scope| {
+        let attempt = Attempt {
+            args,
+            job,
+            context,
+            interrupt: &interrupt,
+            catalog: &catalog,
+            vault: vault.as_ref(),
+            deriving: asked.map(|asked| asked.begin(scope)),
+            seal: None,
+            unsteady: Vec::new(),
         };
-        match changed.take() {
-            // One that was copied already stands in for what else changes all the time.
-            Some(store)
-                if !attempt.unsteady.contains(&store) && attempt.unsteady.len() < UNSTEADY_MAX =>
-            {
-                context.output.detail(format!(
-                    "{} changed while it was read: from the beginning, with a consistent copy of it",
-                    job.source.join(&store).display()
-                ));
-                attempt.unsteady.push(store);
-            }
-            _ => return Err(failure),
-        }
-    };
+        attempt.until_steady()
+    })?;
     Ok((made, catalog))
 }
 
 /// One backup to be made, from the beginning as often as stores change while it reads them.
-struct Attempt<'a> {
+struct Attempt<'a, 'scope> {
     args: &'a CreateArgs,
     job: &'a Job,
     context: &'a Context,
     interrupt: &'a Interrupt,
     catalog: &'a Catalog,
-    /// Obtained once.
+    vault: Option<&'a PathBuf>,
+    /// The keys, obtained once.
+    deriving: Option<Deriving<'scope>>,
     seal: Option<Seal>,
     /// Stores, by their path in the source, that are copied though nobody had them open: their app
     /// opens them only for moments.
     unsteady: Vec<PathBuf>,
 }
 
-impl Attempt<'_> {
+impl Attempt<'_, '_> {
+    fn until_steady(mut self) -> Result<Created, Failure> {
+        loop {
+            let changed = RefCell::new(None);
+            let failure = match self.make(&changed) {
+                Ok(made) => return Ok(made),
+                Err(failure) => failure,
+            };
+            let changed = changed.take().filter(|store| !self.unsteady.contains(store));
+            // One that was copied already stands in for what else changes all the time.
+            let Some(store) = changed.filter(|_| self.unsteady.len() < UNSTEADY_MAX) else {
+                return Err(failure);
+            };
+            self.context.output.detail(format!(
+                "{} changed while it was read: from the beginning, with a consistent copy of it",
+                self.job.source.join(&store).display()
+            ));
+            self.unsteady.push(store);
+        }
+    }
+
     /// Makes the backup; `changed` is told of a store that changed meanwhile and could be copied.
     fn make(&mut self, changed: &RefCell<Option<PathBuf>>) -> Result<Created, Failure> {
-        let Self { args, job, context, interrupt, catalog, .. } = *self;
+        let Self { args, job, context, interrupt, catalog, vault, .. } = *self;
         let scan = stores::scan(&job.source).map_err(unreadable)?;
         let servers = Servers::look(job, context)?;
         let mut components = job.components(&scan.components, &servers)?;
@@ -187,7 +197,6 @@ impl Attempt<'_> {
                 &plain
             }
         };
-        let vault = args.vault.clone().or_else(|| vault_of(&job.source));
         let details = Details {
             components,
             tag: job.tag.clone(),
@@ -196,7 +205,7 @@ impl Attempt<'_> {
             not_running: servers.not_running().to_vec(),
             ..Details::default()
         };
-        let trees = Trees::new(args, job, &filter, vault.as_deref(), &dumps)?;
+        let trees = Trees::new(args, job, &filter, vault.map(PathBuf::as_path), &dumps)?;
         let sensitive = Terms::new(&job.sensitive, &[])?;
         let work = Work {
             args,
@@ -213,14 +222,14 @@ impl Attempt<'_> {
         };
         let sources = trees.sources(reader, &job.source);
         if job.encrypt {
-            let seal = self.seal(vault.as_ref())?;
+            let seal = self.seal()?;
             return seal.with(|keys| work.create(&sources, Some(keys), None, seal.ring()));
         }
         context.output.detail("not sealed, as asked for");
         if !work.has_sensitive(&sources)? {
             return work.create(&sources, None, None, &Keyring::new());
         }
-        let seal = self.seal(vault.as_ref()).map_err(|failure| {
+        let seal = self.seal().map_err(|failure| {
             if failure.code == ExitCode::NoSecret && !has_terminal() {
                 failure.hint(
                     "the source holds files that are sealed even with --no-encrypt, such as \
@@ -233,10 +242,12 @@ impl Attempt<'_> {
         seal.with(|keys| work.create(&sources, None, Some(keys), seal.ring()))
     }
 
-    fn seal(&mut self, vault: Option<&PathBuf>) -> Result<&Seal, Failure> {
-        let seal = match self.seal.take() {
-            Some(seal) => seal,
-            None => Seal::obtain(self.args, self.job, vault, self.catalog, self.context)?,
+    fn seal(&mut self) -> Result<&Seal, Failure> {
+        let Self { args, job, context, catalog, vault, .. } = *self;
+        let seal = match (self.seal.take(), self.deriving.take()) {
+            (Some(seal), _) => seal,
+            (None, Some(deriving)) => deriving.wait(context)?,
+            (None, None) => Asked::ask(args, job, vault, catalog, context)?.finish(context)?,
         };
         Ok(self.seal.insert(seal))
     }

@@ -1,17 +1,19 @@
 //! What backups are sealed and opened with.
 
 use std::path::{Path, PathBuf};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use super::defaults::Job;
 use super::{BackupSecret, CreateArgs, ProfileArgs};
 use crate::archive::{ArchiveReader, KeySet, Keyring, peek};
-use crate::backup::{BackupName, Catalog};
+use crate::backup::{Backup, BackupName, Catalog};
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::profile_args;
 use crate::cli::prompt::has_terminal;
 use crate::cli::vault_args::{ConfigArgs, unlock};
+use crate::crypto::Argon2Parameters;
 use crate::format::config::VaultId;
 use crate::vault::calibrated_cost;
 
@@ -76,21 +78,30 @@ pub(super) fn if_given(
     }
 }
 
-/// What a new backup is sealed with: a set that earlier ones share, or a new one.
-pub(super) struct Seal {
-    ring: Keyring,
-    own: Option<KeySet>,
-    shared: Option<VaultId>,
+/// The secret of a new backup, asked for. What takes time is to derive its keys.
+pub(super) enum Asked<'a> {
+    /// There are keys already.
+    Open(Seal),
+    Secret {
+        ring: Keyring,
+        is_typed: bool,
+        /// The newest sealed backup of this name: the new one shares its key slots, if the secret opens
+        /// it.
+        newest: Option<&'a Backup>,
+        cost: Option<Argon2Parameters>,
+    },
 }
 
-impl Seal {
-    /// Asks for the secret. The newest sealed backup of this name shares its key slots, if the
-    /// secret opens it.
-    pub(super) fn obtain(
+/// Keys, and what there is to be warned of.
+type Derived = Result<(Seal, Option<String>), Failure>;
+
+impl<'a> Asked<'a> {
+    /// Asks for the secret.
+    pub(super) fn ask(
         args: &CreateArgs,
         job: &Job,
         vault: Option<&PathBuf>,
-        catalog: &Catalog,
+        catalog: &'a Catalog,
         context: &Context,
     ) -> Result<Self, Failure> {
         let secret = job.secret(args)?;
@@ -106,7 +117,7 @@ impl Seal {
                 KeySet::of_vault(vault.config().clone().seal(&master.config_key()), master)
             };
             let ring = Keyring::new().with_set(of_vault());
-            return Ok(Self { ring, own: Some(of_vault()), shared: None });
+            return Ok(Self::Open(Seal { ring, own: Some(of_vault()), shared: None }));
         }
         let newest = catalog
             .backups()
@@ -118,38 +129,82 @@ impl Seal {
             Some(_) => secret.obtain(&subject, None, &context.output)?,
             None => secret.obtain_new(&subject, &context.output)?,
         };
-        let mut seal = Self { ring: Keyring::new().with_secret(given), own: None, shared: None };
+        let (ring, is_typed) = (Keyring::new().with_secret(given), secret.is_typed());
+        Ok(Self::Secret { ring, is_typed, newest, cost: args.cost.args().cost()? })
+    }
+
+    fn derive(self) -> Derived {
+        let (ring, is_typed, newest, cost) = match self {
+            Self::Open(seal) => return Ok((seal, None)),
+            Self::Secret { ring, is_typed, newest, cost } => (ring, is_typed, newest, cost),
+        };
+        let mut warning = None;
         if let Some(newest) = newest {
-            match ArchiveReader::open(&newest.path, &seal.ring) {
+            match ArchiveReader::open(&newest.path, &ring) {
                 Ok(reader) => {
-                    seal.shared = reader.header().map(|header| header.config.unverified().vault_id);
+                    let shared = reader.header().map(|header| header.config.unverified().vault_id);
+                    if shared.is_some() {
+                        return Ok((Seal { ring, own: None, shared }, None));
+                    }
                 }
-                Err(crate::archive::Error::WrongSecret) if secret.is_typed() => {
+                Err(crate::archive::Error::WrongSecret) if is_typed => {
                     return Err(Failure::new(
                         ExitCode::WrongSecret,
                         format!("that does not open {}", newest.file_name()),
                     )
                     .hint("a new passphrase is taken from --passphrase-file and the like"));
                 }
-                Err(crate::archive::Error::WrongSecret) => context.output.warn(format!(
-                    "the secret does not open {}: this backup has key slots of its own",
-                    newest.file_name()
-                )),
-                Err(error) => context.output.warn(format!("{}: {error}", newest.file_name())),
+                Err(crate::archive::Error::WrongSecret) => {
+                    warning = Some(format!(
+                        "the secret does not open {}: this backup has key slots of its own",
+                        newest.file_name()
+                    ));
+                }
+                Err(error) => warning = Some(format!("{}: {error}", newest.file_name())),
             }
         }
-        if seal.shared.is_none() {
-            let cost = match args.cost.args().cost()? {
-                Some(cost) => cost,
-                None => calibrated_cost()
-                    .map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))?,
-            };
-            let created = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-            seal.own = Some(seal.ring.new_set(cost, created)?);
-        }
-        Ok(seal)
+        let created = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+        let own = ring.new_set(|| cost.map_or_else(calibrated_cost, Ok), created)?;
+        Ok((Seal { ring, own: Some(own), shared: None }, warning))
     }
 
+    /// Derives the keys in a thread of their own.
+    pub(super) fn begin<'scope>(self, scope: &'scope Scope<'scope, 'a>) -> Deriving<'scope> {
+        Deriving(scope.spawn(|| self.derive()))
+    }
+
+    /// Derives the keys.
+    pub(super) fn finish(self, context: &Context) -> Result<Seal, Failure> {
+        tell(self.derive(), context)
+    }
+}
+
+/// Keys that are being derived beside what does not need them.
+pub(super) struct Deriving<'scope>(ScopedJoinHandle<'scope, Derived>);
+
+impl Deriving<'_> {
+    pub(super) fn wait(self, context: &Context) -> Result<Seal, Failure> {
+        let derived = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        tell(derived, context)
+    }
+}
+
+fn tell(derived: Derived, context: &Context) -> Result<Seal, Failure> {
+    let (seal, warning) = derived?;
+    if let Some(warning) = warning {
+        context.output.warn(warning);
+    }
+    Ok(seal)
+}
+
+/// What a new backup is sealed with: a set that earlier ones share, or a new one.
+pub(super) struct Seal {
+    ring: Keyring,
+    own: Option<KeySet>,
+    shared: Option<VaultId>,
+}
+
+impl Seal {
     /// The ring that opens what it sealed.
     pub(super) fn ring(&self) -> &Keyring {
         &self.ring

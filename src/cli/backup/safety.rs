@@ -107,10 +107,8 @@ impl Safety<'_> {
             asked = Keyring::new().with_secret(secret);
             &asked
         };
-        let cost = calibrated_cost()
-            .map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))?;
         let created = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-        let keys = ring.new_set(cost, created)?;
+        let keys = ring.new_set(calibrated_cost, created)?;
         self.make(directory, None, Some(&keys))
     }
 
