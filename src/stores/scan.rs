@@ -1,6 +1,7 @@
 //! Owns the finding of stores in a tree: which kind, which files, how last closed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 
 use super::source::{Source, is_file};
@@ -12,11 +13,16 @@ use super::{
 
 /// How much of a file is read to recognise it, in bytes.
 const HEAD: usize = 4096;
-/// How many threads look at files side by side, at how many each at least, and how many files are
-/// listed before that.
+/// How many threads look at files or directories side by side: what takes time is the disk, which
+/// serves many at once.
 const READERS: usize = 16;
+/// How many files each looks at at least, and how many are listed before that.
 const PART: usize = 16;
 const BATCH: usize = 4096;
+/// How many directories are looked at together ahead of their turn. One with more files than all
+/// threads take at once is listed only when it is its turn.
+const WAVE: usize = 256;
+const FEW: usize = READERS * PART;
 
 /// A store with absolute paths.
 struct Found {
@@ -31,13 +37,15 @@ pub(super) fn scan(root: &Path) -> Result<Scan, Error> {
     let mut scanner = Scanner { root, scan: Scan::default(), claimed: HashSet::new() };
     let metadata = std::fs::metadata(root).map_err(|error| Error::io(root, "look at", error))?;
     if metadata.is_file() {
-        scanner.file(root);
+        scanner.take(root, file_store(root));
         scanner.finish();
         return Ok(scanner.scan);
     }
     let mut directories = vec![root.to_path_buf()];
+    let mut ahead = Ahead { unseen: directories.clone(), looked: HashMap::new() };
     while let Some(directory) = directories.pop() {
-        match scanner.directory(&directory, &mut directories) {
+        let looked = ahead.take(&directory);
+        match scanner.directory(&directory, looked, &mut directories, &mut ahead) {
             Ok(()) => {}
             Err(error) if directory == root => return Err(error),
             Err(error) => scanner.scan.unreadable.push(error),
@@ -45,6 +53,138 @@ pub(super) fn scan(root: &Path) -> Result<Scan, Error> {
     }
     scanner.finish();
     Ok(scanner.scan)
+}
+
+/// A directory that was looked at.
+struct Looked {
+    /// The store that it is by itself, and whether everything in it is.
+    store: Result<Option<(Found, bool)>, Error>,
+    /// What is in it; `None` where that does not matter, or is too much.
+    content: Option<Content>,
+}
+
+/// What is in a directory.
+#[derive(Default)]
+struct Content {
+    below: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    unreadable: Vec<Error>,
+    /// Why not all of it was listed.
+    failed: Option<Error>,
+    /// What a look at the files found.
+    found: Vec<(PathBuf, Result<Found, Error>)>,
+}
+
+/// Directories looked at before it is their turn, many at once. What is found is taken in the order
+/// of their turns all the same: what is part of a store depends on what came before.
+struct Ahead {
+    /// Those to be looked at, the next one last.
+    unseen: Vec<PathBuf>,
+    looked: HashMap<PathBuf, Looked>,
+}
+
+impl Ahead {
+    /// What a directory is; those whose turns come soon are looked at with it.
+    fn take(&mut self, directory: &Path) -> Looked {
+        loop {
+            if let Some(looked) = self.looked.remove(directory) {
+                return looked;
+            }
+            if self.unseen.is_empty() {
+                self.unseen.push(directory.to_path_buf());
+            }
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let wave = self.unseen.split_off(self.unseen.len().saturating_sub(WAVE));
+        let mut looked = side_by_side(&wave, 1, |directory| Looked::at(directory));
+        let mut files = Vec::new();
+        for (number, content) in looked.iter_mut().map(|one| one.content.as_mut()).enumerate() {
+            let Some(content) = content else { continue };
+            files.extend(content.files.drain(..).map(|file| (number, file)));
+            self.unseen.extend_from_slice(&content.below);
+        }
+        let found = side_by_side(&files, PART, |(_, file)| file_store(file));
+        for ((number, file), found) in files.into_iter().zip(found) {
+            if let Some(found) = found.transpose()
+                && let Some(content) = looked.get_mut(number).and_then(|one| one.content.as_mut())
+            {
+                content.found.push((file, found));
+            }
+        }
+        self.looked.extend(wave.into_iter().zip(looked));
+    }
+}
+
+impl Looked {
+    fn at(directory: &Path) -> Self {
+        let store = directory_store(directory);
+        let content = match &store {
+            Ok(Some((_, true))) => None,
+            _ => Content::of(directory),
+        };
+        Self { store, content }
+    }
+}
+
+impl Content {
+    /// Lists a directory; `None` where it has many files.
+    fn of(directory: &Path) -> Option<Self> {
+        let mut content = Self::default();
+        let failed = |error| Some(Error::io(directory, "list", error));
+        match std::fs::read_dir(directory) {
+            Ok(entries) => {
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => content.add(&entry),
+                        Err(error) => {
+                            content.failed = failed(error);
+                            break;
+                        }
+                    }
+                    if content.files.len() > FEW {
+                        return None;
+                    }
+                }
+            }
+            Err(error) => content.failed = failed(error),
+        }
+        Some(content)
+    }
+
+    fn add(&mut self, entry: &DirEntry) {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => self.below.push(entry.path()),
+            Ok(kind) if kind.is_file() => self.files.push(entry.path()),
+            Ok(_) => {}
+            Err(error) => self.unreadable.push(Error::io(entry.path(), "look at", error)),
+        }
+    }
+}
+
+/// Looks at all of them, several threads at `part` each or more; what came of it, in their order.
+fn side_by_side<T: Sync, R: Send>(
+    items: &[T],
+    part: usize,
+    look: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    if items.len() <= part {
+        return items.iter().map(look).collect();
+    }
+    let part = items.len().div_ceil(READERS).max(part);
+    std::thread::scope(|scope| {
+        let look = &look;
+        let readers: Vec<_> = items
+            .chunks(part)
+            .map(|items| scope.spawn(move || items.iter().map(look).collect::<Vec<_>>()))
+            .collect();
+        let results = readers
+            .into_iter()
+            .map(|reader| reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        results.flatten().collect()
+    })
 }
 
 struct Scanner<'a> {
@@ -59,12 +199,18 @@ impl Scanner<'_> {
         self.scan.components.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
     }
 
-    /// Looks at a directory: as a store by itself, else at what is in it.
-    fn directory(&mut self, directory: &Path, below: &mut Vec<PathBuf>) -> Result<(), Error> {
+    /// Takes what a look at a directory found: a store by itself, else what is in it.
+    fn directory(
+        &mut self,
+        directory: &Path,
+        looked: Looked,
+        below: &mut Vec<PathBuf>,
+        ahead: &mut Ahead,
+    ) -> Result<(), Error> {
         if self.claimed.contains(directory) {
             return Ok(());
         }
-        match directory_store(directory) {
+        match looked.store {
             Ok(Some((found, whole))) => {
                 self.add(found);
                 if whole {
@@ -74,52 +220,42 @@ impl Scanner<'_> {
             Ok(None) => {}
             Err(error) => self.scan.unreadable.push(error),
         }
+        if let Some(content) = looked.content {
+            return self.content(content, below);
+        }
         let failed = |error| Error::io(directory, "list", error);
-        let mut files = Vec::new();
+        let mut batch = Content::default();
         for entry in std::fs::read_dir(directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => below.push(entry.path()),
-                Ok(kind) if kind.is_file() => files.push(entry.path()),
-                Ok(_) => {}
-                Err(error) => self.scan.unreadable.push(Error::io(entry.path(), "look at", error)),
-            }
-            if files.len() >= BATCH {
-                self.files(&std::mem::take(&mut files));
+            batch.add(&entry.map_err(failed)?);
+            if batch.files.len() >= BATCH {
+                self.batch(std::mem::take(&mut batch), below, ahead)?;
             }
         }
-        self.files(&files);
-        Ok(())
+        self.batch(batch, below, ahead)
     }
 
-    /// Looks at files side by side: what takes time is the disk, which serves many at once.
-    fn files(&mut self, paths: &[PathBuf]) {
-        if paths.len() <= PART {
-            return paths.iter().for_each(|path| self.file(path));
-        }
-        let part = paths.len().div_ceil(READERS).max(PART);
-        let found: Vec<_> = std::thread::scope(|scope| {
-            let readers: Vec<_> = paths
-                .chunks(part)
-                .map(|paths| {
-                    scope.spawn(|| paths.iter().map(|path| file_store(path)).collect::<Vec<_>>())
-                })
-                .collect();
-            readers.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
-        });
-        let mut paths = paths.iter();
-        for part in found {
-            match part {
-                Ok(part) => part.into_iter().zip(paths.by_ref()).for_each(|(found, path)| {
-                    self.take(path, found);
-                }),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
+    /// A part of a directory with many files.
+    fn batch(
+        &mut self,
+        mut batch: Content,
+        below: &mut Vec<PathBuf>,
+        ahead: &mut Ahead,
+    ) -> Result<(), Error> {
+        let files = std::mem::take(&mut batch.files);
+        let found = side_by_side(&files, PART, |file| file_store(file));
+        let found = files.into_iter().zip(found);
+        batch.found.extend(found.filter_map(|(file, found)| Some((file, found.transpose()?))));
+        ahead.unseen.extend_from_slice(&batch.below);
+        self.content(batch, below)
     }
 
-    fn file(&mut self, path: &Path) {
-        self.take(path, file_store(path));
+    fn content(&mut self, content: Content, below: &mut Vec<PathBuf>) -> Result<(), Error> {
+        below.extend(content.below);
+        self.scan.unreadable.extend(content.unreadable);
+        for (path, found) in content.found {
+            self.take(&path, found.map(Some));
+        }
+        content.failed.map_or(Ok(()), Err)
     }
 
     /// Takes what a look at a file found, unless the file belongs to a store found before.

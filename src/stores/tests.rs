@@ -618,6 +618,40 @@ fn other_files_are_no_stores() {
     assert!(scan(&directory.path().join("missing")).is_err());
 }
 
+/// Directories are looked at ahead of their turn, and those with many files in parts.
+#[test]
+fn stores_are_found_among_many_directories() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    for number in 0..700 {
+        let directory = at(&format!("{}/{number}/deep", number % 20));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("note"), "text").unwrap();
+    }
+    fs::create_dir_all(at("many/inner/last")).unwrap();
+    for number in 0..5000 {
+        fs::write(at(&format!("many/{number}")), "text").unwrap();
+    }
+    // All in a cluster is its own.
+    for part in ["global", "base/1", "base/2"] {
+        fs::create_dir_all(at("7/cluster").join(part)).unwrap();
+    }
+    fs::write(at("7/cluster/PG_VERSION"), "17").unwrap();
+    fs::write(at("7/cluster/global/pg_control"), "").unwrap();
+    database(&at("one.db"));
+    let stores =
+        ["3/403/deep/a.db", "7/cluster/base/2/b.db", "many/c.db", "many/inner/last/d.db", "z.db"];
+    for store in stores {
+        fs::copy(at("one.db"), at(store)).unwrap();
+    }
+    let scan = scan(root.path()).unwrap();
+    assert!(scan.unreadable.is_empty(), "{:?}", scan.unreadable);
+    let found: Vec<_> = scan.components.iter().map(|one| one.path.to_str().unwrap()).collect();
+    let expected =
+        ["3/403/deep/a.db", "7/cluster", "many/c.db", "many/inner/last/d.db", "one.db", "z.db"];
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn a_single_file_can_be_scanned() {
     let directory = tempfile::tempdir().unwrap();
