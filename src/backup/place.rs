@@ -11,6 +11,7 @@
 mod plan;
 mod recover;
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub(super) const PREFIX: &str = ".strongroom-restore-";
 const JOURNAL: &[u8] = b"journal.json";
 /// The journal while it is being written.
 const JOURNAL_NEW: &[u8] = b"journal.new";
+/// The journal once what it names is being undone.
+const UNDOING: &[u8] = b"undo.json";
 const NEW: &[u8] = b"new";
 const OLD: &[u8] = b"old";
 /// What lies beside a SQLite database and belongs to it.
@@ -332,7 +335,9 @@ impl Drop for Place {
 pub(super) fn holds_way_back(directory: &Path) -> bool {
     let named = directory.file_name();
     named.is_some_and(|name| name.as_bytes().starts_with(PREFIX.as_bytes()))
-        && directory.join("journal.json").symlink_metadata().is_ok()
+        && [JOURNAL, UNDOING]
+            .iter()
+            .any(|name| directory.join(OsStr::from_bytes(name)).symlink_metadata().is_ok())
 }
 
 /// The names in a directory.

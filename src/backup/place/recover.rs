@@ -2,11 +2,13 @@
 //! written to since, is kept under a name that is told. One all of whose renames were made is no
 //! different: others of the same restore may not have been, or undoing it was what failed.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{JOURNAL, Journal, PREFIX, Step, below, children, lock, name, split};
+use super::{JOURNAL, Journal, PREFIX, Step, UNDOING, below, children, lock, name, split};
 use crate::backup::error::{Error, Result};
 use crate::tree::{LocalTree, Rename, TreePath, TreeWriter as _};
 
@@ -34,7 +36,7 @@ impl Recovered {
 enum State {
     /// Nothing of the target was changed, or all that was left is to be removed.
     Leftover,
-    /// Some of its renames were made, or all.
+    /// Some of its renames were made, or all; or they were being undone.
     Half,
     /// The way back cannot be read: whatever lies there is to be kept.
     Unknown,
@@ -76,11 +78,10 @@ pub fn recover(target: &Path) -> Result<Recovered> {
             let Found { staging, state, journal, _lock } = found;
             match state {
                 State::Half => {
-                    undo(&base, &journal)?;
-                    base.sync()?;
+                    take_back(&base, &staging, &journal)?;
                     // With its journal: without it, what lies under the old name would be removed.
                     let kept = keep(&base, &staging)?;
-                    let _ = base.remove(&below(&kept, JOURNAL)?);
+                    let _ = base.remove(&below(&kept, UNDOING)?);
                     base.sync()?;
                     recovered.undone.push(directory.join(kept.as_path()));
                 }
@@ -102,6 +103,18 @@ pub fn recover(target: &Path) -> Result<Recovered> {
         }
     }
     Ok(recovered)
+}
+
+/// Undoes a restore. From the first step on, what lies in its directory may have been written to by
+/// an app: the name of the journal says so to whoever comes next, also when all is undone.
+pub(super) fn take_back(base: &LocalTree, staging: &TreePath, journal: &Journal) -> Result<()> {
+    let written = below(staging, JOURNAL)?;
+    if base.existing(&written)?.is_some() {
+        base.rename(&written, &below(staging, UNDOING)?, Rename::NoReplace)?;
+        base.sync()?;
+    }
+    undo(base, journal)?;
+    Ok(base.sync()?)
 }
 
 /// Takes a restore's directory out of the way, with all that it holds.
@@ -139,14 +152,19 @@ fn find(base: &LocalTree, directory: &Path, about: &TreePath) -> Result<Vec<Foun
             .is_ok_and(|status| status.is_dir() && (status.uid() == own || status.uid() == owner));
         // Somebody is at work there.
         let Some(lock) = lock(&shown).ok().filter(|_| trusted) else { continue };
-        let path = shown.join("journal.json");
-        let (state, journal) = match std::fs::read(&path) {
+        let read = |name| std::fs::read(shown.join(OsStr::from_bytes(name)));
+        let (bytes, undoing) = match read(UNDOING) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (read(JOURNAL), false),
+            bytes => (bytes, true),
+        };
+        let (state, journal) = match bytes {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 (State::Leftover, Journal::default())
             }
             // It may be about anything here, or nothing: that must not stop what it is not about.
             Err(_) => (State::Unknown, Journal::default()),
             Ok(bytes) => match serde_json::from_slice::<Journal>(&bytes) {
+                Ok(journal) if undoing => (State::Half, journal),
                 Ok(journal) => (state(base, &journal)?, journal),
                 // It has its name only when it is whole, and nothing is renamed before: torn ones are
                 // of earlier versions, or of a disk that fails.
@@ -195,8 +213,9 @@ pub(super) fn undo(base: &LocalTree, journal: &Journal) -> Result<()> {
                     base.rename(from, target, Rename::NoReplace)?;
                 }
             }
-            (Some((staged, number)), None) => {
-                if present && inode(base, staged)? != Some(*number) {
+            // One that is back may have another inode by now, and something else be in its place.
+            (Some((staged, _)), None) => {
+                if present && base.existing(staged)?.is_none() {
                     base.rename(target, staged, Rename::NoReplace)?;
                 }
             }

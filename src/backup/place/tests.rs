@@ -172,6 +172,67 @@ fn final_once_the_way_back_is_given_up() {
     }
 }
 
+/// Killed between two places that give up their ways back: each is all as restored, or all as before.
+#[test]
+fn killed_between_two_ways_back() {
+    for (first, second) in extents().into_iter().zip(extents().into_iter().rev()) {
+        let (_one, settled, mut place) = prepared(first.clone());
+        let (_two, left, mut other) = prepared(second.clone());
+        let before = files(&left);
+        place.commit().unwrap();
+        other.commit().unwrap();
+        place.settle().unwrap();
+        for place in [&mut place, &mut other] {
+            rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+            place.kept = true;
+        }
+        drop((place, other));
+        assert_eq!(unfinished(&settled).unwrap().len(), 0);
+        assert_eq!(unfinished(&left).unwrap().len(), 1);
+        // In whichever order they are met.
+        let undone = recover(&left).unwrap().undone;
+        assert_eq!(undone.len(), 1);
+        assert_eq!(recover(&settled).unwrap(), Recovered::default());
+        assert_eq!(files(&settled), expected(&first), "{first:?}");
+        let mut now = files(&left);
+        now.retain(|name, _| !name.starts_with(UNDONE));
+        assert_eq!(now, before, "{second:?}");
+        for target in [settled, left] {
+            assert!(is_clean(&target) && is_clean(target.parent().unwrap()));
+        }
+    }
+}
+
+/// Killed while it is undone, or when it is: what an app wrote since is in what the next one keeps.
+#[test]
+fn killed_while_it_is_undone() {
+    let parts = Extent::Parts(vec![path("a"), path("fresh/way/z")]);
+    for extent in [Extent::Whole, parts, Extent::Keeping(Vec::new())] {
+        for undone in 0.. {
+            let (room, target, mut place) = prepared(extent.clone());
+            let before = files(&target);
+            assert!(kill_after(place.plan().unwrap().0.len(), &mut place));
+            write(&target, &[("a.new", "since")]);
+            fs::rename(target.join("a.new"), target.join("a")).unwrap();
+            let (base, steps) = (&place.base, &place.journal.steps);
+            let last = steps[steps.len() - undone..].to_vec();
+            recover::take_back(base, &place.staging, &Journal { steps: last }).unwrap();
+            assert!(holds_way_back(place.new_root().parent().unwrap()));
+            assert_eq!(unfinished(&target).unwrap().len(), 1, "{extent:?} {undone}");
+            let kept = recover(&target).unwrap().undone;
+            let since = fs::read_to_string(kept[0].join("new/a")).unwrap();
+            assert_eq!(since, "since", "{extent:?} {undone}");
+            let mut now = files(&target);
+            now.retain(|name, _| !name.starts_with(UNDONE));
+            assert_eq!(now, before, "{extent:?} {undone}");
+            assert!(is_clean(&target) && is_clean(room.path()));
+            if undone == place.journal.steps.len() {
+                break;
+            }
+        }
+    }
+}
+
 /// What an app wrote since a restore was interrupted is never lost.
 #[test]
 fn what_was_written_since_stays() {
