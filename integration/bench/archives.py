@@ -10,9 +10,10 @@ Everything of every program lies in DIR (by default a temporary directory), on o
 the programs turns with each round, and each begins with its source in the page cache, which is what a
 backup after a day's work finds. Creating ends with a sync; the table gives medians. Each program
 encrypts with a passphrase or key of its own, at its usual compression: zstd level 3 (restic: auto,
-borg: zstd,3). The key derivation of a passphrase (about a second for all but age's key file) is
-part of the time, as for a person; strongroom reads its backup back before naming it, which none of
-the others does: `strongroom-no-verify` is the like-for-like number. Not part of any test run.
+borg: zstd,3). The key derivation of a passphrase (about a second) is part of the time, as for a person;
+age has a key file and derives nothing, and `strongroom-key-file` is the number beside that. strongroom
+reads its backup back before naming it, which none of the others does: `strongroom-no-verify` and
+`strongroom-key-file-no-verify` do without. Not part of any test run.
 """
 
 import argparse
@@ -72,27 +73,44 @@ class Tool:
 
 class Strongroom(Tool):
     name = "strongroom"
+    option = "--passphrase-file"
     more = ()
 
     def __init__(self, work, program):
         super().__init__(work)
         self.program = program
-        self.secret = work / "passphrase"
-        self.secret.write_text("correct horse\n")
-        self.secret.chmod(0o600)
+        self.secret = work / "secret"
+        self.secret.touch(0o600)
+        self.secret.write_bytes(self.content())
+
+    def content(self):
+        return b"correct horse\n"
 
     def create(self, source):
         self.run(self.program, "backup", "create", source, "--output", self.work / "out",
-                 "--passphrase-file", self.secret, *self.more)
+                 self.option, self.secret, *self.more)
 
     def restore(self, source, target):
         archive = next((self.work / "out").glob("*.enc"))
         self.run(self.program, "backup", "restore", archive, "--target", target,
-                 "--passphrase-file", self.secret)
+                 self.option, self.secret)
 
 
 class StrongroomNoVerify(Strongroom):
     name = "strongroom-no-verify"
+    more = ("--no-verify",)
+
+
+class StrongroomKeyFile(Strongroom):
+    name = "strongroom-key-file"
+    option = "--key-file"
+
+    def content(self):
+        return os.urandom(32)
+
+
+class StrongroomKeyFileNoVerify(StrongroomKeyFile):
+    name = "strongroom-key-file-no-verify"
     more = ("--no-verify",)
 
 
@@ -150,7 +168,8 @@ class Borg(Tool):
 
 
 TOOLS = {
-    Strongroom: None, StrongroomNoVerify: None, Age: "age", Restic: "restic", Borg: "borg",
+    Strongroom: None, StrongroomNoVerify: None, StrongroomKeyFile: None, StrongroomKeyFileNoVerify: None,
+    Age: "age", Restic: "restic", Borg: "borg",
 }
 
 
@@ -217,12 +236,12 @@ def main():
                 for tool in tools[number % len(tools):] + tools[: number % len(tools)]:
                     seen[tool.name].append(measure(tool, source, name, program))
             print(f"\n{workload}: {arguments.rounds} rounds, medians")
-            print(f"{'':<22} {'create s':>9} {'restore s':>10} {'MiB':>8}")
+            print(f"{'':<30} {'create s':>9} {'restore s':>10} {'MiB':>8}")
             results[workload] = {}
             for tool, runs in seen.items():
                 create, restore, size = (statistics.median(column) for column in zip(*runs))
                 results[workload][tool] = {"create_s": create, "restore_s": restore, "bytes": size}
-                print(f"{tool:<22} {create:>9.2f} {restore:>10.2f} {size / 2**20:>8.1f}")
+                print(f"{tool:<30} {create:>9.2f} {restore:>10.2f} {size / 2**20:>8.1f}")
             shutil.rmtree(source)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n")
