@@ -194,11 +194,11 @@ impl Core {
                         outcome => outcome?,
                     }
                     let _modes = self.modes.read();
-                    stat = content.handle.stat()?;
+                    stat = Some(content.handle.stat()?);
                 }
-                if !self.options.kernel_keeps_times {
+                let Some(stat) = stat.filter(|_| self.options.kernel_keeps_times) else {
                     return Ok(false);
-                }
+                };
                 content.modified = Some(stat.modified);
                 let recorded = changes.modified != SetTime::Keep
                     && self.record_modified(inode, content, stat.modified)?;
@@ -209,16 +209,20 @@ impl Core {
             inode.set_flag(METADATA_DIRTY);
         }
         self.list_for_commit(inode);
-        self.plain_attributes(inode, &stat)
+        match &stat {
+            Some(stat) => self.plain_attributes(inode, stat),
+            None => self.attributes(inode),
+        }
     }
 
-    /// Changes what is not of the content, `times` among it; what `stat` then tells.
+    /// Changes what is not of the content, `times` among it; what `stat` then tells, unless the times
+    /// are still to be changed.
     fn set_by_handle(
         &self,
         inode: &Arc<Inode>,
         changes: &SetAttributes,
         times: bool,
-    ) -> Result<Stat> {
+    ) -> Result<Option<Stat>> {
         let _paths = self.paths.read();
         let handle = self.handle(inode)?;
         if changes.kill_privileges {
@@ -240,7 +244,8 @@ impl Core {
                 outcome => outcome?,
             }
         }
-        Ok(handle.stat()?)
+        let changed = times || !sets_times(changes);
+        Ok(changed.then(|| handle.stat()).transpose()?)
     }
 
     /// Appends a record of a file's time of last change, which was just set, where the journal has

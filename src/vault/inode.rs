@@ -4,6 +4,7 @@
 //! path when its descriptor was given up; about 200 bytes an inode.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -50,6 +51,8 @@ pub(super) const USED: u64 = 16;
 /// A directory whose record is not known to be durable. It stays known until it is, so that its
 /// name is.
 pub(super) const RECORD_DIRTY: u64 = 64;
+/// Known to have extended attributes, of whatever kind.
+pub(super) const HAS_XATTRS: u64 = 256;
 
 /// The flags that a sync clears when it begins, each with where in [`Inode::state`] the syncs under
 /// way that cleared it are counted, in 16 bits: until they return, nothing is durable yet.
@@ -66,6 +69,8 @@ pub(super) struct Inode {
     members: AtomicU32,
     /// Opens that are not yet released; 0 where the transport sends none.
     pub(super) opens: AtomicU32,
+    /// Counts the changes of extended attributes, as they begin and end.
+    xattr_changes: AtomicU32,
     /// The flags, and above them the syncs under way.
     state: AtomicU64,
     /// For directories: held while an operation changes their entries. Of two, the one with the
@@ -90,6 +95,29 @@ impl Inode {
     /// Clears a flag; whether it was set before.
     pub(super) fn clear_flag(&self, flag: u64) -> bool {
         self.state.fetch_and(!flag, Ordering::AcqRel) & flag != 0
+    }
+
+    /// Before extended attributes are changed, and again after: what is known of them goes.
+    pub(super) fn xattrs_change(&self) {
+        // Nobody notes what it read before this, and thinks it true, in between.
+        let _noted = self.open.lock();
+        self.xattr_changes.fetch_add(1, Ordering::AcqRel);
+        self.clear_flag(NO_XATTRS | HAS_XATTRS);
+    }
+
+    /// Calls `list`, and notes whether there are extended attributes unless they changed meanwhile;
+    /// whether there are.
+    pub(super) fn note_xattrs(
+        &self,
+        list: impl FnOnce() -> io::Result<Vec<Vec<u8>>>,
+    ) -> io::Result<bool> {
+        let changes = self.xattr_changes.load(Ordering::Acquire);
+        let any = !list()?.is_empty();
+        let _noted = self.open.lock();
+        if self.xattr_changes.load(Ordering::Acquire) == changes {
+            self.set_flag(if any { HAS_XATTRS } else { NO_XATTRS });
+        }
+        Ok(any)
     }
 
     /// Whether one of these kinds of changes may not be durable: its flag is set, or a sync that
@@ -393,6 +421,7 @@ fn new_inode(number: InodeNumber, kind: FileKind, generation: u64) -> Inode {
         lookups: AtomicU64::new(0),
         members: AtomicU32::new(0),
         opens: AtomicU32::new(0),
+        xattr_changes: AtomicU32::new(0),
         state: AtomicU64::new(0),
         entries: Mutex::new(()),
         locations: Mutex::new(Vec::new()),

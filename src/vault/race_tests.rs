@@ -12,7 +12,7 @@ use super::tests::{CALLER, format, master, read_all};
 use super::*;
 use crate::backing::fault::{Faults, Moment, Operation};
 use crate::backing::memory::MemoryDirectory;
-use crate::backing::{Directory, RenameMode, SetTime, Timestamp};
+use crate::backing::{Directory, RenameMode, SetTime, Timestamp, XattrMode};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
 /// How long an operation below is held up. What waits for it, waits; what does not, is done by then.
@@ -297,4 +297,20 @@ fn deep_directories_need_no_deep_stack() {
     };
     let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
     thread.join().unwrap();
+}
+
+#[test]
+fn an_attribute_is_not_missed_by_who_looks_while_it_is_set() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
+    let set = || fs.set_xattr(ino, b"user.known", b"1", XattrMode::Any).unwrap();
+    place.during(Operation::ChangeXattr, Moment::Before, set, || {
+        let _ = fs.get_xattr(ino, b"user.known");
+    });
+    assert_eq!(fs.get_xattr(ino, b"user.known").unwrap(), b"1");
+    fs.remove_xattr(ino, b"user.known").unwrap();
+    assert!(matches!(fs.get_xattr(ino, b"user.known"), Err(Error::NoAttribute)));
+    set();
+    assert_eq!(fs.list_xattr(ino).unwrap(), [b"user.known"]);
 }

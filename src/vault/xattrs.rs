@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::attributes::Handle;
 use super::core::{Core, is_not_found};
 use super::error::{Error, Result};
-use super::inode::{Inode, METADATA_DIRTY, NO_XATTRS, Open};
+use super::inode::{HAS_XATTRS, Inode, METADATA_DIRTY, NO_XATTRS, Open};
 use crate::backing::{Access, XattrMode};
 use crate::format::symlink::new_overflow_id;
 use crate::format::xattr::{
@@ -25,6 +25,11 @@ impl Core {
         }
         let _paths = self.paths.read();
         let handle = self.handle(inode)?;
+        // Most files have none, and are asked for several by whoever lists a directory.
+        if !inode.flag(HAS_XATTRS) && matches!(inode.note_xattrs(|| handle.list_xattr()), Ok(false))
+        {
+            return Err(Error::NoAttribute);
+        }
         match self.codecs.xattrs.stored_name(name) {
             StoredName::PassThrough => Ok(handle.get_xattr(name)?),
             StoredName::Encrypted(stored) => {
@@ -84,8 +89,9 @@ impl Core {
         }
         let _paths = self.paths.read();
         let handle = self.handle(inode)?;
-        inode.clear_flag(NO_XATTRS);
+        inode.xattrs_change();
         let outcome = self.store_xattr(inode, &handle, name, value, mode);
+        inode.xattrs_change();
         // Not before it is changed: a sync in between would leave it out.
         self.metadata_changed(inode);
         outcome
@@ -139,7 +145,9 @@ impl Core {
         // Perhaps held already, for another change of attributes.
         let _paths = self.paths.read_recursive();
         let handle = self.handle(inode)?;
+        inode.xattrs_change();
         let outcome = self.delete_xattr(inode, &handle, name);
+        inode.xattrs_change();
         self.metadata_changed(inode);
         outcome
     }
