@@ -25,8 +25,11 @@ impl Place {
     }
 
     fn open(&self) -> FileSystem {
+        self.open_with(FilesystemOptions::default())
+    }
+
+    fn open_with(&self, options: FilesystemOptions) -> FileSystem {
         let vault = self.faults.wrap(self.root.open_directory(b".").unwrap());
-        let options = FilesystemOptions::default();
         FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap()
     }
 }
@@ -93,6 +96,73 @@ fn a_file_that_cannot_grow_keeps_its_size() {
         assert_eq!(content(&fs, b"file"), expected, "{synced}, {shrunk}");
         fs.close().unwrap();
     }
+}
+
+/// Wherever it fails, neither the gap nor what was to follow it is seen.
+#[test]
+fn a_write_after_a_gap_that_fails_leaves_the_size() {
+    for (synced, kernel_keeps_times) in [(false, false), (false, true), (true, false), (true, true)]
+    {
+        let mut failures = 0;
+        loop {
+            let place = Place::new();
+            let options = FilesystemOptions { kernel_keeps_times, ..FilesystemOptions::default() };
+            let fs = place.open_with(options);
+            let ino = file(&fs, b"file", &[1; 100]);
+            if synced {
+                fs.sync(ino, false).unwrap();
+            }
+            place
+                .faults
+                .arm(Fault::once(Operation::is_change, libc::EIO).partial().after(failures));
+            let outcome = fs.write(ino, 20_000, &[2; 100_000]);
+            place.faults.disarm();
+            if outcome.is_ok() {
+                break;
+            }
+            let context = format!("{synced}, {kernel_keeps_times}, change {failures} fails");
+            assert_eq!(fs.attributes(ino).unwrap().size, 100, "{context}");
+            assert_eq!(read_all(&fs, ino), [1; 100], "{context}");
+            fs.sync(ino, false).unwrap();
+            fs.close().unwrap();
+            let fs = place.open();
+            assert_eq!(content(&fs, b"file"), [1; 100], "{context}");
+            fs.close().unwrap();
+            failures += 1;
+        }
+        assert!(failures > 1);
+    }
+}
+
+/// The block that both share is written anew, and the disk gets full in the middle of it.
+#[test]
+fn an_append_that_fails_leaves_what_was_there() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = file(&fs, b"file", &[1; 3000]);
+    place
+        .faults
+        .arm(Fault::once(|operation| operation == Operation::Write, libc::ENOSPC).partial());
+    assert_eq!(fs.write(ino, 3000, &[2; 2000]).unwrap_err().errno(), libc::ENOSPC);
+    assert!(read_all(&fs, ino) == [1; 3000]);
+    fs.close().unwrap();
+    let fs = place.open();
+    assert!(content(&fs, b"file") == [1; 3000]);
+    fs.close().unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_cut_keeps_its_size() {
+    let place = Place::new();
+    let fs = place.open();
+    let ino = file(&fs, b"file", &[1; 10_000]);
+    place.faults.arm(Fault::once(|operation| operation == Operation::SetLen, libc::EIO));
+    assert_eq!(resize(&fs, ino, 100).unwrap_err().errno(), libc::EIO);
+    assert!(read_all(&fs, ino) == [1; 10_000]);
+    fs.close().unwrap();
+    let fs = place.open();
+    assert!(content(&fs, b"file") == [1; 10_000]);
+    fs.close().unwrap();
 }
 
 #[test]

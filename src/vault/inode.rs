@@ -42,6 +42,8 @@ pub(super) const DATA_DIRTY: u64 = 2;
 pub(super) const METADATA_DIRTY: u64 = 4;
 /// Listed for the periodic commit.
 pub(super) const LISTED: u64 = 8;
+/// Room was reserved below that a sync of the file need not make durable, but the next commit does.
+pub(super) const ROOM_DIRTY: u64 = 512;
 /// A directory with names changed since its last sync began.
 pub(super) const NAMES_DIRTY: u64 = 32;
 /// The room that it takes below was told, and the kernel may believe it.

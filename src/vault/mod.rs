@@ -17,6 +17,7 @@ mod holes;
 mod inode;
 mod journal;
 mod listing;
+mod mending;
 mod namespace;
 mod opening;
 mod recovery;

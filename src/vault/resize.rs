@@ -102,6 +102,9 @@ impl Core {
                 || content.resized.is_some());
         if through_journal {
             self.record_size(inode, content, &keyed, size, &sealed)?;
+        } else if !ends_in_journal(content, size) {
+            // Only the size below tells of it.
+            self.cut(inode, content, &keyed, size, false)?;
         }
         for index in keys(content, keep, BlockIndex(u64::MAX)) {
             content.live.remove(&index);
@@ -109,21 +112,13 @@ impl Core {
         content.shrinks += 1;
         content.durable = content.durable.min(size);
         content.size = size;
-        if size > content.placed
-            && content.live.get(&(keep.0 - 1)).is_some_and(LiveBlock::is_pending)
-        {
+        if ends_in_journal(content, size) {
             // The ciphertext file is shorter still: what was cut lay in the journal only.
             return Ok(());
         }
-        self.mark_dirty(inode);
-        if let (Some(journal), true) =
-            (self.journal(), through_journal || content.tail_sequence.is_some())
-        {
-            journal.commit(content.sequence)?;
-            content.tail_sequence = None;
+        if through_journal {
+            self.cut(inode, content, &keyed, size, true)?;
         }
-        self.write_header(content, &keyed)?;
-        content.handle.set_len(cipher_size(size))?;
         content.placed = size;
         if tail_len > 0 {
             content.handle.write_at(&sealed, tail.cipher_offset())?;
@@ -132,6 +127,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Makes the file shorter below, once what the journal has of that is durable.
+    fn cut(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        keyed: &FileKeyed,
+        size: u64,
+        recorded: bool,
+    ) -> Result<(), Stop> {
+        self.mark_dirty(inode);
+        if let (Some(journal), true) = (self.journal(), recorded || content.tail_sequence.is_some())
+        {
+            journal.commit(content.sequence)?;
+            content.tail_sequence = None;
+        }
+        self.write_header(content, keyed)?;
+        Ok(content.handle.set_len(cipher_size(size))?)
     }
 
     /// Appends a record of the file's new size, with the block that then ends it, where there is a
@@ -169,17 +183,21 @@ impl Core {
         let before = content.size;
         let outcome = self.grow_to(inode, content, size);
         if matches!(outcome, Err(Stop::Failed(_))) && content.size > before {
-            // The longer last block would be seen.
-            let shrunk = if before == 0 {
-                self.empty(inode, content)
-            } else {
-                self.shrink(inode, content, before)
-            };
-            if shrunk.is_err() {
-                tracing::warn!("a file that could not grow is longer than before, by zeros");
-            }
+            self.shrink_back(inode, content, before);
         }
         outcome
+    }
+
+    /// After a file could not grow: its longer last block would be seen.
+    pub(super) fn shrink_back(&self, inode: &Arc<Inode>, content: &mut Content, before: u64) {
+        let shrunk = if before == 0 {
+            self.empty(inode, content)
+        } else {
+            self.shrink(inode, content, before)
+        };
+        if shrunk.is_err() {
+            tracing::warn!("a file that could not grow is longer than before, by zeros");
+        }
     }
 
     fn grow_to(&self, inode: &Arc<Inode>, content: &mut Content, size: u64) -> Result<(), Stop> {
@@ -328,6 +346,12 @@ impl Core {
         let zeros = vec![0; usize::try_from(until - from).map_err(|_| Error::Invalid)?];
         self.write_content(inode, content, from, &zeros)
     }
+}
+
+/// Whether the block that ends a file of this size lies in the journal only.
+fn ends_in_journal(content: &Content, size: u64) -> bool {
+    let last = BlockIndex::containing(size.saturating_sub(1));
+    size > content.placed && content.live.get(&last.0).is_some_and(LiveBlock::is_pending)
 }
 
 fn keys(content: &Content, first: BlockIndex, after: BlockIndex) -> Vec<u64> {

@@ -11,7 +11,8 @@ use super::core::Core;
 use super::error::Result;
 use super::filesystem::LOCK_NAME;
 use super::inode::{
-    DATA_DIRTY, Inode, LISTED, Location, METADATA_DIRTY, NAMES_DIRTY, Open, RECORD_DIRTY, Syncing,
+    DATA_DIRTY, Inode, LISTED, Location, METADATA_DIRTY, NAMES_DIRTY, Open, RECORD_DIRTY,
+    ROOM_DIRTY, Syncing,
 };
 use super::types::InodeNumber;
 use crate::backing::{Directory, FileKind, SetTime, Timestamp};
@@ -221,12 +222,18 @@ impl Core {
         }
         let mut captured: Vec<(Arc<OpenFile>, Captured)> = Vec::new();
         let mut to_sync = Vec::new();
+        let mut room = Vec::new();
         let mut syncs = Vec::new();
         for inode in &batch {
             inode.clear_flag(LISTED);
             let (file, sync) = begin_sync_of_all(inode);
             captured.extend(file);
-            if sync.found(DATA_DIRTY | METADATA_DIRTY) || inode.kind == FileKind::Directory {
+            let reserved = inode.clear_flag(ROOM_DIRTY);
+            if reserved {
+                room.push(inode.clone());
+            }
+            let changed = reserved || sync.found(DATA_DIRTY | METADATA_DIRTY);
+            if changed || inode.kind == FileKind::Directory {
                 to_sync.push(inode.clone());
             }
             syncs.push(sync);
@@ -234,6 +241,9 @@ impl Core {
         if let Err(error) = self.sync_inodes(&to_sync) {
             self.remove_overflows_later(overflows);
             drop(syncs);
+            for inode in room {
+                inode.set_flag(ROOM_DIRTY);
+            }
             for inode in batch {
                 self.list_for_commit(&inode);
             }

@@ -508,6 +508,27 @@ fn a_reservation_is_synced() {
     fs.close().unwrap();
 }
 
+/// A sync of the file does not wait for it.
+#[test]
+fn room_for_blocks_of_the_journal_is_synced_with_the_next_commit() {
+    let disk = Disk::new();
+    let fs = disk.open();
+    let ino = create(&fs, b"file", &[1; 8192]);
+    set_size(&fs, ino, 1 << 20);
+    fs.sync_all().unwrap();
+    fs.write(ino, 65_536, &[2; 4096]).unwrap();
+    let all = |operation| operation == Operation::SyncAll;
+    let before = disk.seen(all);
+    fs.sync(ino, true).unwrap();
+    assert_eq!(disk.seen(all) - before, 0);
+    disk.faults.arm(Fault::once(all, libc::EIO));
+    assert!(fs.sync_all().is_err());
+    fs.sync_all().unwrap();
+    assert_eq!(disk.seen(all) - before, 2);
+    assert!(fs.sync(ino, true).is_err());
+    fs.close().unwrap();
+}
+
 /// One sync of the journal, and none of the file.
 #[test]
 fn a_sync_of_overwritten_blocks_costs_one() {

@@ -11,12 +11,13 @@
 use std::io;
 use std::sync::Arc;
 
-use super::below::{keep_modified, punch};
+use super::below::keep_modified;
 use super::content::{Content, FileKeyed, LiveBlock, OpenFile, to_u64};
 use super::core::Core;
 use super::error::{Error, Result};
-use super::inode::{DATA_DIRTY, Inode, ROOM_TOLD};
+use super::inode::{DATA_DIRTY, Inode, ROOM_DIRTY, ROOM_TOLD};
 use super::journal::{AppendError, BlockPlace, FileRecord, RecordOwner};
+use super::mending::{mend_holes, mend_tail};
 use super::opening::Permission;
 use super::sealing::Sealing;
 use crate::backing::SetTime;
@@ -163,6 +164,24 @@ impl Core {
     }
 
     fn write_sealing(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        offset: u64,
+        data: &[u8],
+        sealing: &mut Sealing,
+    ) -> Result<(), Stop> {
+        let before = content.size;
+        let outcome = self.write_blocks(inode, content, offset, data, sealing);
+        if matches!(outcome, Err(Stop::Failed(_))) && (before + 1..=offset).contains(&content.size)
+        {
+            // Of what was to be written, nothing is there but the gap before it.
+            self.shrink_back(inode, content, before);
+        }
+        outcome
+    }
+
+    fn write_blocks(
         &self,
         inode: &Arc<Inode>,
         content: &mut Content,
@@ -323,6 +342,10 @@ impl Core {
             self.write_header(content, keyed)?;
             content.handle.write_at(&buffer[HEADER_LEN..], run.first.cipher_offset())
         };
+        let written = written.and_then(|()| match content.modified {
+            Some(modified) => keep_modified(&*content.handle, SetTime::At(modified)),
+            None => Ok(()),
+        });
         if let Err(error) = written {
             // Part of a block past the end would count into the size. A header that is written
             // stays: it will not be written again.
@@ -332,10 +355,8 @@ impl Core {
                 let _ = content.handle.set_len(end);
             }
             mend_holes(content, run, &buffer[HEADER_LEN..]);
+            mend_tail(content, keyed, run, &buffer[HEADER_LEN..]);
             return Err(error.into());
-        }
-        if let Some(modified) = content.modified {
-            keep_modified(&*content.handle, SetTime::At(modified))?;
         }
         content.header_pending = false;
         content.placed = content.placed.max(run.after.plain_offset().min(run.new_size));
@@ -361,7 +382,9 @@ impl Core {
             self.mark_dirty(inode);
             self.write_header(content, keyed)?;
         }
-        reserve_space(content, first, sealed.len())?;
+        if reserve_space(content, first, sealed.len())? {
+            inode.set_flag(ROOM_DIRTY);
+        }
         if !self.options.kernel_keeps_times {
             // The file itself is not touched until the blocks are written in place.
             keep_modified(&*content.handle, SetTime::Now)?;
@@ -410,13 +433,13 @@ impl Core {
 }
 
 /// Reserves the room that blocks will need when they are written in place, so that what the journal
-/// promised can't fail for a full disk.
-fn reserve_space(content: &Content, first: BlockIndex, len: usize) -> io::Result<()> {
+/// promised can't fail for a full disk; whether any was reserved.
+fn reserve_space(content: &Content, first: BlockIndex, len: usize) -> io::Result<bool> {
     let end = first.cipher_offset() + to_u64(len);
     let after = BlockIndex(first.0 + to_u64(len.div_ceil(CIPHER_BLOCK_SIZE)));
     let in_place = end <= cipher_size(content.placed) && !content.sparse;
     if in_place || content.all_in_journal(first, after) {
-        return Ok(());
+        return Ok(false);
     }
     match content.handle.allocate(first.cipher_offset(), to_u64(len)) {
         Err(error)
@@ -425,30 +448,9 @@ fn reserve_space(content: &Content, first: BlockIndex, len: usize) -> io::Result
                 Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS)
             ) =>
         {
-            Ok(())
+            Ok(false)
         }
-        outcome => outcome,
-    }
-}
-
-/// After a run could not be written whole: makes holes again of those of its blocks that were
-/// holes and of which the beginning was written, so that they read as zeros still.
-fn mend_holes(content: &Content, run: Run, sealed: &[u8]) {
-    let blocks = (run.first.0..).map(BlockIndex).zip(sealed.chunks(CIPHER_BLOCK_SIZE));
-    for (index, wanted) in blocks.take_while(|(index, _)| index.plain_offset() < content.placed) {
-        let mut found = [0; CIPHER_BLOCK_SIZE];
-        let offset = index.cipher_offset();
-        let Ok(read) = content.handle.read_at(&mut found, offset) else { continue };
-        let found = &found[..read.min(wanted.len())];
-        let written = found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted);
-        let written = written.count();
-        let was_hole = found[written..].iter().all(|byte| *byte == 0);
-        if written < found.len()
-            && was_hole
-            && punch(&*content.handle, offset, to_u64(found.len())).is_err()
-        {
-            let _ = content.handle.write_at(&vec![0; written], offset);
-        }
+        outcome => outcome.map(|()| true),
     }
 }
 
