@@ -194,6 +194,7 @@ impl Core {
         });
         if gone && let Some(errno) = inode.open_file().and_then(|file| file.untold_loss()) {
             self.untold_loss.store(errno, Ordering::Release);
+            self.tell_loss(inode);
         }
         if gone && inode.locations.lock().is_empty() {
             self.remove_overflows_of(inode);
@@ -223,16 +224,30 @@ impl Core {
 
     /// Fails where something that was written is not known to be durable, and nobody was told.
     pub(super) fn check_losses(&self) -> Result<()> {
-        let of_inode = |inode: &Inode| {
+        let of_inode = |inode: &Arc<Inode>| {
             let known = inode.open_file().and_then(|file| file.untold_loss());
             let unsynced = inode.kind == FileKind::Regular && inode.is_dirty(DATA_DIRTY);
-            known.or_else(|| unsynced.then_some(libc::EIO))
+            let errno = known.or_else(|| unsynced.then_some(libc::EIO))?;
+            Some((errno, inode.clone()))
         };
-        let forgotten = self.untold_loss.load(Ordering::Acquire);
-        match Some(forgotten).filter(|errno| *errno != 0).or_else(|| self.inodes.find(of_inode)) {
+        let found = self.inodes.find(of_inode);
+        if let Some((_, inode)) = &found {
+            self.tell_loss(inode);
+        }
+        let forgotten = Some(self.untold_loss.load(Ordering::Acquire)).filter(|errno| *errno != 0);
+        match forgotten.or(found.map(|(errno, _)| errno)) {
             Some(errno) => Err(io::Error::from_raw_os_error(errno).into()),
             None => Ok(()),
         }
+    }
+
+    fn tell_loss(&self, inode: &Arc<Inode>) {
+        let path = self.plain_path(inode);
+        tracing::error!(
+            path,
+            "what was written to this file may be lost: the filesystem below failed to make it \
+             durable, and no application has asked since"
+        );
     }
 
     pub(super) fn closing(&self) -> bool {

@@ -375,8 +375,8 @@ impl InodeTable {
     }
 
     /// What `wanted` finds in one of them.
-    pub(super) fn find<T>(&self, wanted: impl Fn(&Inode) -> Option<T>) -> Option<T> {
-        self.shards.iter().find_map(|shard| shard.read().values().find_map(|inode| wanted(inode)))
+    pub(super) fn find<T>(&self, wanted: impl Fn(&Arc<Inode>) -> Option<T>) -> Option<T> {
+        self.shards.iter().find_map(|shard| shard.read().values().find_map(&wanted))
     }
 
     /// Directories that nobody refers to any more and that have no members in memory now, where
