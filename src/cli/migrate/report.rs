@@ -236,9 +236,13 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
     match error {
         Error::Io { source, doing, path } => next(Failure::io(doing, &path, &source)),
         Error::Tree(ref tree) => next(Failure::new(tree_code(tree), message)),
-        Error::Interrupted => {
+        Error::Interrupted if begun => {
             Failure::new(ExitCode::Interrupted, "stopped on request, between two steps")
                 .hint(go_on())
+        }
+        Error::Interrupted => {
+            Failure::new(ExitCode::Interrupted, "stopped on request, before it began")
+                .hint("the same command begins it anew")
         }
         Error::JournalDamaged { .. } => Failure::new(ExitCode::ConfigAltered, message).hint(
             "the vault and the snapshot beside the journal do not depend on it: mount the vault, \
@@ -395,5 +399,19 @@ fn blocked(blockers: &[Blocker], message: String) -> Failure {
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_begun_is_not_said_to_go_on() {
+        let vault = tempfile::tempdir().unwrap();
+        let hint = failure(Error::Interrupted, vault.path()).hint.unwrap();
+        assert!(!hint.contains("resume"), "{hint}");
     }
 }
