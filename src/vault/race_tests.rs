@@ -305,8 +305,12 @@ fn an_attribute_is_not_missed_by_who_looks_while_it_is_set() {
     let fs = place.open();
     let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
     let set = || fs.set_xattr(ino, b"user.known", b"1", XattrMode::Any).unwrap();
-    place.during(Operation::ChangeXattr, Moment::Before, set, || {
-        let _ = fs.get_xattr(ino, b"user.known");
+    place.faults.hold(|operation| operation == Operation::ChangeXattr);
+    std::thread::scope(|scope| {
+        scope.spawn(set);
+        place.faults.wait_until_held(1);
+        assert!(matches!(fs.get_xattr(ino, b"user.known"), Err(Error::NoAttribute)));
+        place.faults.release();
     });
     assert_eq!(fs.get_xattr(ino, b"user.known").unwrap(), b"1");
     fs.remove_xattr(ino, b"user.known").unwrap();
