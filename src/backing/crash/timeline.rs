@@ -258,6 +258,8 @@ impl Timeline {
                     // The size says so whatever became of the writes before it.
                     disk.grow(size_before);
                     disk.set_len(*len);
+                    // ftruncate(2) marks the time in the inode that holds the size.
+                    grown_at = Some(self.records[number].now);
                     continue;
                 }
                 Change::Allocate { offset, len, .. } if kept => disk.allocate(*offset, *len),
