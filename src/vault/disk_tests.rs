@@ -3,45 +3,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::tests::{CALLER, format, master, read_all};
+use super::test_disk::{Disk, ROOT, content};
+use super::tests::{CALLER, read_all};
 use super::*;
-use crate::backing::fault::{Fault, Faults, Operation};
-use crate::backing::memory::MemoryDirectory;
+use crate::backing::fault::{Fault, Operation};
 use crate::backing::{Directory, RenameMode};
 
-const ROOT: InodeNumber = InodeNumber::ROOT;
 const BLOCK: usize = 4096;
-
-struct Place {
-    faults: Faults,
-    root: MemoryDirectory,
-}
-
-impl Place {
-    fn new() -> Self {
-        let root = MemoryDirectory::new();
-        format(&root);
-        Self { faults: Faults::default(), root }
-    }
-
-    fn open(&self) -> FileSystem {
-        self.open_with(FilesystemOptions::default())
-    }
-
-    fn open_with(&self, options: FilesystemOptions) -> FileSystem {
-        let vault = self.faults.wrap(self.root.open_directory(b".").unwrap());
-        FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap()
-    }
-}
 
 fn file(fs: &FileSystem, name: &[u8], content: &[u8]) -> InodeNumber {
     let ino = fs.create(&CALLER, ROOT, name, 0o600).unwrap().attributes.ino;
     fs.write(ino, 0, content).unwrap();
     ino
-}
-
-fn content(fs: &FileSystem, name: &[u8]) -> Vec<u8> {
-    read_all(fs, fs.lookup(ROOT, name).unwrap().attributes.ino)
 }
 
 fn resize(fs: &FileSystem, ino: InodeNumber, size: u64) -> Result<Attributes> {
@@ -51,7 +24,7 @@ fn resize(fs: &FileSystem, ino: InodeNumber, size: u64) -> Result<Attributes> {
 /// A hole that cannot be made is made of zeros; also by recovery, which must not fail for it.
 #[test]
 fn where_no_hole_can_be_made_zeros_are_written() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = file(&fs, b"file", &[1; 5 * BLOCK]);
     fs.sync(ino, false).unwrap();
@@ -77,7 +50,7 @@ fn where_no_hole_can_be_made_zeros_are_written() {
 fn a_file_that_cannot_grow_keeps_its_size() {
     const TOO_LARGE: u64 = 1 << 46;
     for (synced, shrunk) in [(false, false), (true, false), (true, true)] {
-        let place = Place::new();
+        let place = Disk::new();
         let fs = place.open();
         let ino = file(&fs, b"file", &[1; 100]);
         if synced {
@@ -105,7 +78,7 @@ fn a_write_after_a_gap_that_fails_leaves_the_size() {
     {
         let mut failures = 0;
         loop {
-            let place = Place::new();
+            let place = Disk::new();
             let options = FilesystemOptions { kernel_keeps_times, ..FilesystemOptions::default() };
             let fs = place.open_with(options);
             let ino = file(&fs, b"file", &[1; 100]);
@@ -137,7 +110,7 @@ fn a_write_after_a_gap_that_fails_leaves_the_size() {
 /// The block that both share is written anew, and the disk gets full in the middle of it.
 #[test]
 fn an_append_that_fails_leaves_what_was_there() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = file(&fs, b"file", &[1; 3000]);
     place
@@ -153,7 +126,7 @@ fn an_append_that_fails_leaves_what_was_there() {
 
 #[test]
 fn a_file_that_cannot_be_cut_keeps_its_size() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = file(&fs, b"file", &[1; 10_000]);
     place.faults.arm(Fault::once(|operation| operation == Operation::SetLen, libc::EIO));
@@ -167,7 +140,7 @@ fn a_file_that_cannot_be_cut_keeps_its_size() {
 
 #[test]
 fn an_empty_file_that_cannot_grow_stays_empty() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
     assert_eq!(resize(&fs, ino, 1 << 46).unwrap_err().errno(), libc::EFBIG);
@@ -181,7 +154,7 @@ fn an_empty_file_that_cannot_grow_stays_empty() {
 /// The disk gets full in the middle of a block of a hole.
 #[test]
 fn a_hole_that_is_written_in_part_is_read_still() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
     resize(&fs, ino, 8 << 20).unwrap();
@@ -199,7 +172,7 @@ fn a_hole_that_is_written_in_part_is_read_still() {
 /// The owner made the file read-only while it is open for writing, and its descriptor was given up.
 #[test]
 fn a_file_is_written_on_after_its_mode_forbids_it() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = fs.create(&CALLER, ROOT, b"file", 0o444).unwrap().attributes.ino;
     fs.write(ino, 0, &[1; 100]).unwrap();
@@ -234,7 +207,7 @@ fn a_file_is_written_on_after_its_mode_forbids_it() {
 /// A directory that cannot take another's place after all has its name again.
 #[test]
 fn a_directory_that_cannot_replace_another_keeps_its_name() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let full = fs.make_directory(&CALLER, ROOT, b"full", 0o700).unwrap().attributes.ino;
     let empty = fs.make_directory(&CALLER, ROOT, b"empty", 0o700).unwrap().attributes.ino;
@@ -259,7 +232,7 @@ fn a_directory_that_cannot_replace_another_keeps_its_name() {
 /// The times of another user's file cannot be set. Writing it, which its group may, goes on.
 #[test]
 fn a_file_whose_times_cannot_be_set_is_written_all_the_same() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = file(&fs, b"file", &[1; 2 * BLOCK]);
     fs.sync(ino, false).unwrap();
@@ -284,7 +257,7 @@ fn a_file_whose_times_cannot_be_set_is_written_all_the_same() {
 /// What cannot be given to its owner does not stay: the kernel takes it not to exist.
 #[test]
 fn what_cannot_be_handed_over_is_not_there() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let caller = Caller { uid: 12_345, ..CALLER };
     let names = [b"x".to_vec(), vec![b'x'; 255]];
@@ -316,10 +289,9 @@ fn what_cannot_be_handed_over_is_not_there() {
 /// The kernel's time of a write cannot be set either; a sync, which begins with it, does not fail.
 #[test]
 fn the_kernels_time_of_a_write_to_anothers_file_is_let_go_of() {
-    let place = Place::new();
-    let vault = place.faults.wrap(place.root.open_directory(b".").unwrap());
+    let place = Disk::new();
     let options = FilesystemOptions { kernel_keeps_times: true, ..FilesystemOptions::default() };
-    let fs = FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap();
+    let fs = place.open_with(options);
     let ino = file(&fs, b"file", &[1; 100]);
     let time = crate::backing::Timestamp { seconds: 1_000, nanoseconds: 5 };
     let changes =

@@ -7,34 +7,13 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::tests::{CALLER, format, master, read_all};
+use super::test_disk::{Disk, ROOT, content};
+use super::tests::CALLER;
 use super::*;
-use crate::backing::Directory;
-use crate::backing::fault::{Fault, Faults, Moment, Operation};
-use crate::backing::memory::MemoryDirectory;
+use crate::backing::fault::{Fault, Moment, Operation};
 
-const ROOT: InodeNumber = InodeNumber::ROOT;
 /// Time for a thread to come to where it waits.
 const MOMENT: Duration = Duration::from_millis(50);
-
-struct Disk {
-    place: MemoryDirectory,
-    faults: Faults,
-}
-
-impl Disk {
-    fn new() -> Self {
-        let place = MemoryDirectory::new();
-        format(&place);
-        Self { place, faults: Faults::default() }
-    }
-
-    fn open(&self) -> FileSystem {
-        let vault = self.faults.wrap(self.place.open_directory(b".").unwrap());
-        let options = FilesystemOptions::default();
-        FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap()
-    }
-}
 
 /// A file whose content is durable and of which nothing is in the journal.
 fn file(fs: &FileSystem, name: &[u8], content: &[u8]) -> InodeNumber {
@@ -43,10 +22,6 @@ fn file(fs: &FileSystem, name: &[u8], content: &[u8]) -> InodeNumber {
     fs.write(ino, 0, content).unwrap();
     fs.sync_all().unwrap();
     ino
-}
-
-fn content(fs: &FileSystem, name: &[u8]) -> Vec<u8> {
-    read_all(fs, fs.lookup(ROOT, name).unwrap().attributes.ino)
 }
 
 /// Lets writes below go on one by one.

@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use super::tests::{CALLER, format, master, read_all};
+use super::test_disk::{Disk, ROOT, content, create, is_file_sync};
+use super::tests::CALLER;
 use super::*;
-use crate::backing::fault::{Fault, Faults, Operation};
-use crate::backing::memory::MemoryDirectory;
-use crate::backing::{Directory, RenameMode};
+use crate::backing::RenameMode;
+use crate::backing::fault::{Fault, Operation};
 
-const ROOT: InodeNumber = InodeNumber::ROOT;
 /// So many that a commit syncs the filesystem instead of each of them.
 const MANY: u8 = 70;
 /// Time for a thread that should wait to go wrong.
@@ -19,47 +18,15 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// The thread whose syncs wait.
 const HELD: &str = "held";
 
-struct Disk {
-    place: MemoryDirectory,
-    faults: Faults,
-}
-
 impl Disk {
-    fn new() -> Self {
-        let place = MemoryDirectory::new();
-        format(&place);
-        Self { place, faults: Faults::default() }
-    }
-
-    fn open(&self) -> FileSystem {
-        let vault = self.faults.wrap(self.place.open_directory(b".").unwrap());
-        let options = FilesystemOptions::default();
-        FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap()
-    }
-
     /// The next sync of a file fails, and what was written since is lost.
     fn lose(&self) {
         self.faults.arm(Fault::once(is_file_sync, libc::EIO).dropping());
     }
 }
 
-fn is_file_sync(operation: Operation) -> bool {
-    matches!(operation, Operation::SyncData | Operation::SyncAll)
-}
-
 fn is_held_sync(operation: Operation) -> bool {
     is_file_sync(operation) && std::thread::current().name() == Some(HELD)
-}
-
-fn create(fs: &FileSystem, name: &[u8], content: &[u8]) -> InodeNumber {
-    let ino = fs.create(&CALLER, ROOT, name, 0o600).unwrap().attributes.ino;
-    fs.write(ino, 0, content).unwrap();
-    fs.release(ino);
-    ino
-}
-
-fn content(fs: &FileSystem, name: &[u8]) -> Vec<u8> {
-    read_all(fs, fs.lookup(ROOT, name).unwrap().attributes.ino)
 }
 
 fn errno(outcome: Result<()>) -> i32 {

@@ -71,4 +71,6 @@ mod sealing_tests;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]
+mod test_disk;
+#[cfg(test)]
 mod tests;

@@ -8,37 +8,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use super::tests::{CALLER, format, master, read_all};
+use super::test_disk::{Disk, ROOT};
+use super::tests::{CALLER, read_all};
 use super::*;
-use crate::backing::fault::{Faults, Moment, Operation};
-use crate::backing::memory::MemoryDirectory;
+use crate::backing::fault::{Moment, Operation};
 use crate::backing::{Directory, RenameMode, SetTime, Timestamp, XattrMode};
 
-const ROOT: InodeNumber = InodeNumber::ROOT;
 /// How long an operation below is held up. What waits for it, waits; what does not, is done by then.
 const HELD_UP: Duration = Duration::from_millis(150);
 
-struct Place {
-    faults: Faults,
-    root: MemoryDirectory,
-}
-
-impl Place {
-    fn new() -> Self {
-        let root = MemoryDirectory::new();
-        format(&root);
-        Self { faults: Faults::default(), root }
-    }
-
-    fn open_with(&self, options: FilesystemOptions) -> FileSystem {
-        let vault = self.faults.wrap(self.root.open_directory(b".").unwrap());
-        FileSystem::open(Box::new(vault), &master(), options, "a test").unwrap()
-    }
-
-    fn open(&self) -> FileSystem {
-        self.open_with(FilesystemOptions::default())
-    }
-
+impl Disk {
     /// Holds up the next such operation, at that moment of it; tells when it has begun to.
     fn hold_up(&self, operation: Operation, moment: Moment) -> Receiver<()> {
         let (sender, receiver) = channel();
@@ -99,7 +78,7 @@ fn content_at(fs: &FileSystem, parent: InodeNumber, name: &[u8]) -> Vec<u8> {
 fn what_is_written_during_a_rename_is_found_by_the_new_name() {
     for moment in [Moment::Before, Moment::After] {
         for closed in [false, true] {
-            let place = Place::new();
+            let place = Disk::new();
             let fs = place.open();
             let ino = file(&fs, ROOT, b"old", &[1; 5000]);
             fs.sync_all().unwrap();
@@ -126,7 +105,7 @@ fn what_is_written_during_a_rename_is_found_by_the_new_name() {
 #[test]
 fn what_is_written_while_one_of_two_names_goes_is_found_by_the_other() {
     for moment in [Moment::Before, Moment::After] {
-        let place = Place::new();
+        let place = Disk::new();
         let fs = place.open();
         let ino = file(&fs, ROOT, b"stays", &[1; 5000]);
         fs.hard_link(ino, ROOT, b"goes").unwrap();
@@ -147,7 +126,7 @@ fn what_is_written_while_one_of_two_names_goes_is_found_by_the_other() {
 /// And while its last name goes, which does not concern who has it open.
 #[test]
 fn a_file_is_written_while_its_last_name_goes() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = file(&fs, ROOT, b"file", &[1; 5000]);
     fs.sync_all().unwrap();
@@ -164,7 +143,7 @@ fn a_file_is_written_while_its_last_name_goes() {
 #[test]
 fn files_that_exchange_names_are_not_taken_for_each_other() {
     for moment in [Moment::Before, Moment::After] {
-        let place = Place::new();
+        let place = Disk::new();
         let fs = place.open();
         let one = file(&fs, ROOT, b"one", &[1; 100]);
         let two = file(&fs, ROOT, b"two", &[2; 200]);
@@ -185,7 +164,7 @@ fn files_that_exchange_names_are_not_taken_for_each_other() {
 #[test]
 fn directories_that_exchange_names_are_not_taken_for_each_other() {
     for moment in [Moment::Before, Moment::After] {
-        let place = Place::new();
+        let place = Disk::new();
         let fs = place.open();
         let make = |name: &[u8]| fs.make_directory(&CALLER, ROOT, name, 0o700).unwrap();
         let (one, two) = (make(b"one").attributes.ino, make(b"two").attributes.ino);
@@ -208,7 +187,7 @@ fn directories_that_exchange_names_are_not_taken_for_each_other() {
 /// Something else has the name, below and without our doing.
 #[test]
 fn a_file_that_another_took_the_place_of_is_stale() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = file(&fs, ROOT, b"file", &[1; 100]);
     fs.sync_all().unwrap();
@@ -224,7 +203,7 @@ fn a_file_that_another_took_the_place_of_is_stale() {
 /// A directory that moves takes along what the journal has of its members; the rest stays there.
 #[test]
 fn moving_a_directory_settles_its_members_only() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let make = |parent, name: &[u8]| {
         fs.make_directory(&CALLER, parent, name, 0o700).unwrap().attributes.ino
@@ -261,7 +240,7 @@ fn moving_a_directory_settles_its_members_only() {
 #[test]
 fn a_time_that_is_set_while_the_journal_is_emptied_stays() {
     for kernel_keeps_times in [false, true] {
-        let place = Place::new();
+        let place = Disk::new();
         let options = FilesystemOptions { kernel_keeps_times, ..FilesystemOptions::default() };
         let fs = Arc::new(place.open_with(options));
         let ino = file(&fs, ROOT, b"file", &[1; 5000]);
@@ -282,7 +261,7 @@ fn a_time_that_is_set_while_the_journal_is_emptied_stays() {
 #[test]
 fn deep_directories_need_no_deep_stack() {
     const DEPTH: usize = 3000;
-    let place = Place::new();
+    let place = Disk::new();
     let run = move || {
         let fs = place.open();
         let mut at = ROOT;
@@ -301,7 +280,7 @@ fn deep_directories_need_no_deep_stack() {
 
 #[test]
 fn an_attribute_is_not_missed_by_who_looks_while_it_is_set() {
-    let place = Place::new();
+    let place = Disk::new();
     let fs = place.open();
     let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
     let set = || fs.set_xattr(ino, b"user.known", b"1", XattrMode::Any).unwrap();

@@ -7,53 +7,23 @@ use std::time::Duration;
 
 use super::inode::Inode;
 use super::journal::{FileRecord, FileReference, RecordOwner};
+use super::test_disk::{Disk, ROOT, create, is_file_sync};
 use super::tests::{CALLER, format, master, read_all};
 use super::*;
 use crate::backing::crash::{CrashRecorder, Metadata, Sampler};
-use crate::backing::fault::{Fault, Faults, Operation};
-use crate::backing::memory::MemoryDirectory;
+use crate::backing::fault::{Fault, Operation};
 use crate::backing::{Directory, RenameMode};
 use crate::format::header::FileId;
 use crate::format::layout::BlockIndex;
 
-const ROOT: InodeNumber = InodeNumber::ROOT;
 /// So many that a commit syncs the filesystem instead of each of them.
 const MANY: u8 = 70;
 /// Time for a thread that should wait to go wrong.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// A vault in memory, on a disk that fails and waits when asked to.
-struct Disk {
-    place: MemoryDirectory,
-    faults: Faults,
-}
-
-impl Disk {
-    fn new() -> Self {
-        let place = MemoryDirectory::new();
-        format(&place);
-        Self { place, faults: Faults::default() }
-    }
-
-    fn open(&self) -> FileSystem {
-        open(Box::new(self.faults.wrap(self.place.open_directory(b".").unwrap())))
-    }
-
-    fn seen(&self, operations: fn(Operation) -> bool) -> u64 {
-        self.faults.seen(operations)
-    }
-}
-
 fn open(vault: Box<dyn Directory>) -> FileSystem {
     let options = FilesystemOptions { journal_segment: 16 << 20, ..FilesystemOptions::default() };
     FileSystem::open(vault, &master(), options, "a test").unwrap()
-}
-
-fn create(fs: &FileSystem, name: &[u8], content: &[u8]) -> InodeNumber {
-    let ino = fs.create(&CALLER, ROOT, name, 0o600).unwrap().attributes.ino;
-    fs.write(ino, 0, content).unwrap();
-    fs.release(ino);
-    ino
 }
 
 fn number(fs: &FileSystem, name: &[u8]) -> InodeNumber {
@@ -69,10 +39,6 @@ fn set_size(fs: &FileSystem, ino: InodeNumber, size: u64) {
     fs.set_attributes(ino, &changes).unwrap();
 }
 
-fn is_file_sync(operation: Operation) -> bool {
-    matches!(operation, Operation::SyncData | Operation::SyncAll)
-}
-
 fn is_filesystem_sync(operation: Operation) -> bool {
     operation == Operation::SyncFilesystem
 }
@@ -86,28 +52,32 @@ fn checkpoint(fs: &FileSystem) -> Result<bool> {
 #[test]
 fn a_sync_during_the_commit_of_everything_syncs_by_itself() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let files: Vec<_> = (0..MANY).map(|at| create(&fs, &name(at), &[at; 5000])).collect();
     disk.faults.hold(is_filesystem_sync);
     std::thread::scope(|scope| {
         let commit = scope.spawn(|| fs.sync_all());
         disk.faults.wait_until_held(1);
-        let before = disk.seen(is_file_sync);
+        let before = disk.faults.seen(is_file_sync);
         fs.sync(files[3], true).unwrap();
-        assert_eq!(disk.seen(is_file_sync) - before, 1, "the commit has not made it durable yet");
+        assert_eq!(
+            disk.faults.seen(is_file_sync) - before,
+            1,
+            "the commit has not made it durable yet"
+        );
         disk.faults.release();
         commit.join().unwrap().unwrap();
     });
-    let before = disk.seen(is_file_sync);
+    let before = disk.faults.seen(is_file_sync);
     fs.sync(files[4], false).unwrap();
-    assert_eq!(disk.seen(is_file_sync), before, "now it is");
+    assert_eq!(disk.faults.seen(is_file_sync), before, "now it is");
     fs.close().unwrap();
 }
 
 #[test]
 fn a_sync_waits_for_another_of_the_same_file() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 5000]);
     disk.faults.hold(|operation| operation == Operation::SyncAll);
     std::thread::scope(|scope| {
@@ -126,7 +96,7 @@ fn a_sync_waits_for_another_of_the_same_file() {
 #[test]
 fn a_record_waits_for_the_names_that_a_commit_is_syncing() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"old", &[1; 8192]);
     fs.sync_all().unwrap();
     fs.rename(ROOT, b"old", ROOT, b"new", RenameMode::Replace).unwrap();
@@ -138,10 +108,10 @@ fn a_record_waits_for_the_names_that_a_commit_is_syncing() {
         let commit = scope.spawn(|| fs.sync_all());
         disk.faults.wait_until_held(1);
         let directories = |operation| operation == Operation::SyncDirectory;
-        let before = disk.seen(directories);
+        let before = disk.faults.seen(directories);
         fs.write(ino, 0, &[2; 4096]).unwrap();
         fs.sync(ino, true).unwrap();
-        assert!(disk.seen(directories) > before, "its path is not durable yet");
+        assert!(disk.faults.seen(directories) > before, "its path is not durable yet");
         disk.faults.release();
         commit.join().unwrap().unwrap();
     });
@@ -151,16 +121,16 @@ fn a_record_waits_for_the_names_that_a_commit_is_syncing() {
 #[test]
 fn a_failed_commit_leaves_every_change_to_the_next_sync() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 5000]);
     fs.sync_all().unwrap();
     let changes = SetAttributes { mode: Some(0o640), ..SetAttributes::default() };
     fs.set_attributes(ino, &changes).unwrap();
     disk.faults.arm(Fault::once(|operation| operation == Operation::SyncAll, libc::EIO));
     assert_eq!(fs.sync_all().unwrap_err().errno(), libc::EIO);
-    let before = disk.seen(|operation| operation == Operation::SyncAll);
+    let before = disk.faults.seen(|operation| operation == Operation::SyncAll);
     assert!(fs.sync(ino, false).is_err(), "it hears of the commit");
-    assert_eq!(disk.seen(|operation| operation == Operation::SyncAll) - before, 1);
+    assert_eq!(disk.faults.seen(|operation| operation == Operation::SyncAll) - before, 1);
     fs.sync(ino, false).unwrap();
     fs.close().unwrap();
 }
@@ -168,7 +138,7 @@ fn a_failed_commit_leaves_every_change_to_the_next_sync() {
 #[test]
 fn what_a_failed_sync_dropped_is_written_in_place_again() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 20_000]);
     fs.sync_all().unwrap();
     fs.write(ino, 4096, &[2; 8192]).unwrap();
@@ -186,7 +156,7 @@ fn what_a_failed_sync_dropped_is_written_in_place_again() {
     assert_eq!(fs.sync(ino, true).unwrap_err().errno(), libc::EIO, "told once");
     fs.sync(ino, true).unwrap();
     fs.close().unwrap();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     assert!(read_all(&fs, number(&fs, b"file")) == whole);
     fs.close().unwrap();
 }
@@ -194,7 +164,7 @@ fn what_a_failed_sync_dropped_is_written_in_place_again() {
 #[test]
 fn an_application_hears_of_a_commit_that_failed() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 5000]);
     disk.faults.arm(Fault::once(|operation| operation == Operation::SyncAll, libc::EIO));
     assert!(fs.sync_all().is_err());
@@ -207,12 +177,12 @@ fn an_application_hears_of_a_commit_that_failed() {
 #[test]
 fn a_file_that_cannot_be_synced_keeps_no_other_from_the_commit() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let files: Vec<_> = (0..3).map(|at| create(&fs, &name(at), &[at; 5000])).collect();
     disk.faults.arm(Fault::once(|operation| operation == Operation::SyncAll, libc::EIO));
-    let before = disk.seen(|operation| operation == Operation::SyncAll);
+    let before = disk.faults.seen(|operation| operation == Operation::SyncAll);
     assert!(fs.sync_all().is_err());
-    assert_eq!(disk.seen(|operation| operation == Operation::SyncAll) - before, 3);
+    assert_eq!(disk.faults.seen(|operation| operation == Operation::SyncAll) - before, 3);
     assert!(fs.sync(files[0], true).is_err());
     fs.sync(files[1], true).unwrap();
     fs.close().unwrap();
@@ -222,7 +192,7 @@ fn a_file_that_cannot_be_synced_keeps_no_other_from_the_commit() {
 #[test]
 fn a_removed_directory_does_not_keep_the_journal_from_being_emptied() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let directory = fs.make_directory(&CALLER, ROOT, b"d", 0o700).unwrap().attributes.ino;
     let ino = fs.create(&CALLER, directory, b"file", 0o600).unwrap().attributes.ino;
     fs.write(ino, 0, &[1; 8192]).unwrap();
@@ -234,16 +204,16 @@ fn a_removed_directory_does_not_keep_the_journal_from_being_emptied() {
     fs.forget(ino, 1);
     fs.remove_directory(ROOT, b"d").unwrap();
     fs.forget(directory, 1);
-    let before = disk.seen(is_filesystem_sync);
+    let before = disk.faults.seen(is_filesystem_sync);
     assert!(checkpoint(&fs).unwrap());
-    assert_eq!(disk.seen(is_filesystem_sync) - before, 1);
+    assert_eq!(disk.faults.seen(is_filesystem_sync) - before, 1);
     fs.close().unwrap();
 }
 
 #[test]
 fn a_write_that_fails_leaves_the_header() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = fs.create(&CALLER, ROOT, b"file", 0o600).unwrap().attributes.ino;
     // The header, then the block.
     let write = |operation| operation == Operation::Write;
@@ -253,7 +223,7 @@ fn a_write_that_fails_leaves_the_header() {
     fs.write(ino, 8192, &[2; 4096]).unwrap();
     fs.release(ino);
     fs.close().unwrap();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let expected = [vec![0; 8192], vec![2; 4096]].concat();
     assert!(read_all(&fs, number(&fs, b"file")) == expected);
     fs.close().unwrap();
@@ -263,12 +233,12 @@ fn a_write_that_fails_leaves_the_header() {
 fn a_file_that_has_another_name_is_known_while_the_journal_has_records_of_it() {
     const BLOCK: u64 = 4096;
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"a", &vec![1; 100 * 4096]);
     fs.hard_link(ino, ROOT, b"b").unwrap();
     fs.close().unwrap();
 
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = number(&fs, b"a");
     set_size(&fs, ino, 10 * BLOCK);
     fs.sync(ino, true).unwrap();
@@ -281,7 +251,7 @@ fn a_file_that_has_another_name_is_known_while_the_journal_has_records_of_it() {
     fs.sync(ino, true).unwrap();
     drop(fs);
 
-    let fs = disk.open();
+    let fs = open(disk.directory());
     assert!(fs.recovered().unclean);
     let expected = [vec![3; 4096], vec![1; 9 * 4096], vec![2; 50 * 4096]].concat();
     assert!(read_all(&fs, number(&fs, b"b")) == expected);
@@ -292,12 +262,12 @@ fn a_file_that_has_another_name_is_known_while_the_journal_has_records_of_it() {
 #[test]
 fn a_file_with_another_name_is_let_go_of_when_the_journal_is_empty() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"a", &[1; 8192]);
     fs.hard_link(ino, ROOT, b"b").unwrap();
     fs.close().unwrap();
 
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = number(&fs, b"a");
     set_size(&fs, ino, 4096);
     fs.unlink(ROOT, b"a").unwrap();
@@ -312,16 +282,16 @@ fn a_file_with_another_name_is_let_go_of_when_the_journal_is_empty() {
 #[test]
 fn a_journal_is_made_once_when_there_is_room_for_it() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     create(&fs, b"a", &[1; 8192]);
     create(&fs, b"b", &[1; 8192]);
     fs.close().unwrap();
     disk.faults.arm(Fault::lasting(|operation| operation == Operation::Allocate, libc::ENOSPC));
-    let fs = disk.open();
+    let fs = open(disk.directory());
     assert!(fs.core().journal().is_none());
     disk.faults.disarm();
     let files = |operation| operation == Operation::CreateFile;
-    let before = disk.seen(files);
+    let before = disk.faults.seen(files);
     disk.faults.hold(|operation| operation == Operation::FilesystemStat);
     std::thread::scope(|scope| {
         let write = |name: &'static [u8]| {
@@ -336,7 +306,7 @@ fn a_journal_is_made_once_when_there_is_room_for_it() {
             writer.join().unwrap();
         }
     });
-    assert_eq!(disk.seen(files) - before, 2, "two segments");
+    assert_eq!(disk.faults.seen(files) - before, 2, "two segments");
     fs.close().unwrap();
 }
 
@@ -381,7 +351,7 @@ fn a_replaced_file_comes_back_with_what_was_synced() {
 fn writers_hear_that_the_journal_cannot_be_emptied() {
     let disk = Disk::new();
     let options = FilesystemOptions { journal_segment: 512 << 10, ..FilesystemOptions::default() };
-    let root = Box::new(disk.faults.wrap(disk.place.open_directory(b".").unwrap()));
+    let root = disk.directory();
     let fs = FileSystem::open(root, &master(), options, "a test").unwrap();
     let ino = create(&fs, b"file", &vec![1; 1 << 20]);
     fs.sync_all().unwrap();
@@ -401,7 +371,7 @@ fn writers_hear_that_the_journal_cannot_be_emptied() {
 fn a_write_may_be_larger_than_the_journal() {
     let disk = Disk::new();
     let options = FilesystemOptions { journal_segment: 512 << 10, ..FilesystemOptions::default() };
-    let root = disk.place.open_directory(b".").unwrap();
+    let root = disk.root.open_directory(b".").unwrap();
     let fs = FileSystem::open(root, &master(), options, "a test").unwrap();
     let ino = create(&fs, b"file", &vec![1; 2 << 20]);
     fs.sync_all().unwrap();
@@ -417,7 +387,7 @@ fn a_write_may_be_larger_than_the_journal_that_it_makes() {
     let disk = Disk::new();
     let options = FilesystemOptions { journal_segment: 512 << 10, ..FilesystemOptions::default() };
     let open = || {
-        let root = disk.place.open_directory(b".").unwrap();
+        let root = disk.root.open_directory(b".").unwrap();
         let root = Box::new(disk.faults.wrap(root));
         FileSystem::open(root, &master(), options, "a test").unwrap()
     };
@@ -437,7 +407,7 @@ fn a_write_may_be_larger_than_the_journal_that_it_makes() {
 #[test]
 fn a_size_that_cannot_be_recorded_is_not_left_below() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 16384]);
     fs.sync_all().unwrap();
     let resize = |size| {
@@ -449,7 +419,7 @@ fn a_size_that_cannot_be_recorded_is_not_left_below() {
     assert!(resize(1 << 20).is_err());
     disk.faults.disarm();
     fs.close().unwrap();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     assert!(read_all(&fs, number(&fs, b"file")) == [1; 8192]);
     fs.close().unwrap();
 }
@@ -457,7 +427,7 @@ fn a_size_that_cannot_be_recorded_is_not_left_below() {
 #[test]
 fn a_record_that_failed_leaves_no_old_name_behind() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"old", &[1; 8192]);
     fs.sync_all().unwrap();
     disk.faults.arm(Fault::once(|operation| operation == Operation::Write, libc::EIO));
@@ -467,7 +437,7 @@ fn a_record_that_failed_leaves_no_old_name_behind() {
     fs.write(ino, 0, &[3; 4096]).unwrap();
     fs.sync(ino, true).unwrap();
     drop(fs);
-    let fs = disk.open();
+    let fs = open(disk.directory());
     assert_eq!(fs.recovered().gone, 0);
     assert!(read_all(&fs, number(&fs, b"new")) == [[3; 4096], [1; 4096]].concat());
     fs.close().unwrap();
@@ -476,7 +446,7 @@ fn a_record_that_failed_leaves_no_old_name_behind() {
 #[test]
 fn a_path_that_no_record_holds_is_refused() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 8192]);
     fs.sync_all().unwrap();
     let inode: std::sync::Arc<Inode> = fs.core().inode(ino).unwrap();
@@ -498,13 +468,13 @@ fn a_path_that_no_record_holds_is_refused() {
 #[test]
 fn a_reservation_is_synced() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 8192]);
     fs.sync_all().unwrap();
     fs.fallocate(ino, FallocateMode::AllocateKeepSize, 0, 1 << 20).unwrap();
-    let before = disk.seen(is_file_sync);
+    let before = disk.faults.seen(is_file_sync);
     fs.sync(ino, true).unwrap();
-    assert_eq!(disk.seen(is_file_sync) - before, 1);
+    assert_eq!(disk.faults.seen(is_file_sync) - before, 1);
     fs.close().unwrap();
 }
 
@@ -512,19 +482,19 @@ fn a_reservation_is_synced() {
 #[test]
 fn room_for_blocks_of_the_journal_is_synced_with_the_next_commit() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 8192]);
     set_size(&fs, ino, 1 << 20);
     fs.sync_all().unwrap();
     fs.write(ino, 65_536, &[2; 4096]).unwrap();
     let all = |operation| operation == Operation::SyncAll;
-    let before = disk.seen(all);
+    let before = disk.faults.seen(all);
     fs.sync(ino, true).unwrap();
-    assert_eq!(disk.seen(all) - before, 0);
+    assert_eq!(disk.faults.seen(all) - before, 0);
     disk.faults.arm(Fault::once(all, libc::EIO));
     assert!(fs.sync_all().is_err());
     fs.sync_all().unwrap();
-    assert_eq!(disk.seen(all) - before, 2);
+    assert_eq!(disk.faults.seen(all) - before, 2);
     assert!(fs.sync(ino, true).is_err());
     fs.close().unwrap();
 }
@@ -533,14 +503,14 @@ fn room_for_blocks_of_the_journal_is_synced_with_the_next_commit() {
 #[test]
 fn a_sync_of_overwritten_blocks_costs_one() {
     let disk = Disk::new();
-    let fs = disk.open();
+    let fs = open(disk.directory());
     let ino = create(&fs, b"file", &[1; 20_000]);
     fs.sync_all().unwrap();
     for at in 0..4 {
         fs.write(ino, at * 4096, &[2; 4096]).unwrap();
-        let before = disk.seen(Operation::is_sync);
+        let before = disk.faults.seen(Operation::is_sync);
         fs.sync(ino, true).unwrap();
-        assert_eq!(disk.seen(Operation::is_sync) - before, 1);
+        assert_eq!(disk.faults.seen(Operation::is_sync) - before, 1);
     }
     fs.close().unwrap();
 }
