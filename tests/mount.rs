@@ -2,6 +2,7 @@
 //! signals, death, and what each refuses.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stderr, reason = "a test that is not run says so")]
 
 mod support;
 
@@ -9,8 +10,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use support::{Place, fuse_is_here, kill, run, strongroom, wait_until};
+use support::{PATIENCE, Place, fuse_is_here, kill, run, strongroom, wait_until};
 
 /// All the bytes below a directory: content, names, symlinks.
 fn everything(directory: &Path) -> Vec<u8> {
@@ -234,6 +236,54 @@ fn a_look_at_who_uses_a_directory_waits_for_no_daemon() {
     holder.wait().unwrap();
     place.umount();
     assert_eq!(looked.expect("it waited").unwrap(), []);
+}
+
+/// Whether a daemon has the kernel keep idle CPUs from sleeping deeply.
+fn keeps_cpus_awake(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().any(|descriptor| {
+        fs::read_link(descriptor.path()).is_ok_and(|to| to == Path::new(CPU_LATENCY))
+    })
+}
+
+const CPU_LATENCY: &str = "/dev/cpu_dma_latency";
+/// So long a mount is busy that asks for nothing.
+const BUSY: Duration = Duration::from_secs(1);
+
+#[test]
+fn idle_cpus_are_kept_awake_while_the_mount_is_busy_unless_power_is_to_be_saved() {
+    let name = "idle_cpus_are_kept_awake_while_the_mount_is_busy_unless_power_is_to_be_saved";
+    if !fuse_is_here(name) {
+        return;
+    }
+    let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver");
+    let driver = driver.unwrap_or_default();
+    let can_be_asked = OpenOptions::new().write(true).open(CPU_LATENCY).is_ok()
+        && !matches!(driver.trim(), "" | "none");
+    if !can_be_asked {
+        eprintln!("{name}: not tested: {CPU_LATENCY} is not to be had, or no driver heeds it");
+    }
+    for saving in [false, true] {
+        let place = Place::new();
+        let options: &[&str] = if saving { &["-o", "power_saving"] } else { &[] };
+        let mount = place.mount_with(options);
+        let pid = place.pid();
+        let mut seen = false;
+        let begun = Instant::now();
+        // Names that nobody asked for before: a request each.
+        for number in 0.. {
+            assert!(!mount.join(format!("absent {number}")).exists());
+            seen |= number % 64 == 0 && can_be_asked && keeps_cpus_awake(pid);
+            let enough = if saving || !can_be_asked { BUSY } else { PATIENCE };
+            if seen || begun.elapsed() > enough {
+                break;
+            }
+        }
+        assert_eq!(seen, can_be_asked && !saving, "power_saving: {saving}");
+        if seen {
+            wait_until("idle CPUs sleep as ever", || !keeps_cpus_awake(pid));
+        }
+        place.umount();
+    }
 }
 
 #[test]
