@@ -456,6 +456,12 @@ fn a_hole_in_appended_blocks_keeps_the_size() {
 }
 
 #[test]
+fn fresh_blocks_in_a_size_that_was_set_may_be_torn() {
+    seed(411, 12);
+    seed(436, 12);
+}
+
+#[test]
 fn random_workloads_keep_the_contract() {
     let seeds: u64 = std::env::var("STRONGROOM_CRASH_SEEDS")
         .ok()

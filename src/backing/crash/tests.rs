@@ -225,6 +225,36 @@ fn a_rename_without_a_sync_before_can_lose_the_content() {
 }
 
 #[test]
+fn a_size_comes_to_the_disk_with_its_time() {
+    let changes: [fn(&dyn File) -> io::Result<()>; 3] = [
+        |file| file.set_len(100),
+        |file| file.set_len(3000),
+        |file| file.write_at(&[b'b'; 3000], 0),
+    ];
+    for change in changes {
+        for synced in [false, true] {
+            let recorder = CrashRecorder::new();
+            let file = durable(&recorder, b"f", &[b'a'; 600]);
+            let sized = |root: &dyn Directory| {
+                let stat = root.open_file(b"f", Access::Read).unwrap().stat().unwrap();
+                (stat.size != 600, stat.changed)
+            };
+            let before = sized(&*recorder.root());
+            change(&*file).unwrap();
+            let after = sized(&*recorder.root());
+            assert!(before.1 < after.1);
+            if synced {
+                file.sync_data().unwrap();
+            }
+            let possible = seen_now(&recorder, sized);
+            assert_eq!(possible.contains(&before), !synced);
+            assert!(possible.contains(&after));
+            assert!(possible.iter().all(|&(sized, changed)| !sized || changed == after.1));
+        }
+    }
+}
+
+#[test]
 fn blocks_of_a_lost_truncation_keep_their_old_content() {
     let recorder = CrashRecorder::new();
     let file = durable(&recorder, b"f", &[b'a'; 8192]);

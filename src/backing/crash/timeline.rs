@@ -40,8 +40,9 @@ struct FileState {
     synced: Content,
     /// The operations on its content since.
     pending: Vec<usize>,
-    /// The time of the last write that made it grow and was synced: it came with the size.
-    grown_at: Option<Timestamp>,
+    /// When its size was last set, or a write made it grow, of what was synced: filesystems keep
+    /// size and time of change in one record, so one is not on the disk without the other.
+    sized_at: Option<Timestamp>,
 }
 
 /// Walks along a record and rebuilds the disks that a cut at the point reached could leave.
@@ -161,8 +162,13 @@ impl Timeline {
             if let Event::Change(change) = event {
                 let before = file.synced.size();
                 change_content(&mut file.synced, change);
-                if matches!(change, Change::Write { .. }) && file.synced.size() > before {
-                    file.grown_at = Some(*now);
+                let sized = match change {
+                    Change::Write { .. } => file.synced.size() > before,
+                    Change::SetLen { .. } => true,
+                    _ => false,
+                };
+                if sized {
+                    file.sized_at = Some(*now);
                 }
             }
         }
@@ -227,9 +233,9 @@ impl Timeline {
             if let Some(file) = self.files.get(&id)
                 && let Some(content) = state.content_mut(id)
             {
-                let (on_disk, grown_at) = self.content(file, &plan);
+                let (on_disk, sized_at) = self.content(file, &plan);
                 *content = on_disk;
-                if let Some(time) = grown_at {
+                if let Some(time) = sized_at {
                     state.changed_at(id, time);
                 }
             }
@@ -238,14 +244,14 @@ impl Timeline {
         CrashImage { directory: MemoryDirectory::of_state(state, None), plan, description }
     }
 
-    /// What the disk has of a file, and the time of the last write that made it grow.
+    /// What the disk has of a file, and when the size that it has was set.
     fn content(&self, file: &FileState, plan: &Plan) -> (Content, Option<Timestamp>) {
         let mut cache = file.synced.clone();
         let mut disk = file.synced.clone();
         // Pages that were freed by what is not kept: their old blocks are not written again.
         let mut frozen: Vec<(u64, u64)> = Vec::new();
         let mut growth_frozen = false;
-        let mut grown_at = file.grown_at;
+        let mut sized_at = file.sized_at;
         let nothing = Outcome::default();
         for &number in &file.pending {
             let Event::Change(change) = &self.records[number].event else { continue };
@@ -258,8 +264,7 @@ impl Timeline {
                     // The size says so whatever became of the writes before it.
                     disk.grow(size_before);
                     disk.set_len(*len);
-                    // ftruncate(2) marks the time in the inode that holds the size.
-                    grown_at = Some(self.records[number].now);
+                    sized_at = Some(self.records[number].now);
                     continue;
                 }
                 Change::Allocate { offset, len, .. } if kept => disk.allocate(*offset, *len),
@@ -281,7 +286,7 @@ impl Timeline {
                 let before = disk.size();
                 disk.grow(outcome.grown.min(cache.size()));
                 if disk.size() > before {
-                    grown_at = Some(self.records[number].now);
+                    sized_at = Some(self.records[number].now);
                 }
             }
             if !kept {
@@ -290,7 +295,7 @@ impl Timeline {
             }
         }
         disk.forget_past_end();
-        (disk, grown_at)
+        (disk, sized_at)
     }
 
     fn describe(&self, plan: &Plan) -> String {
