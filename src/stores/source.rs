@@ -19,6 +19,11 @@ pub(super) struct Source {
     length: u64,
 }
 
+/// Whether an error says that there is no such file.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENAMETOOLONG)
+}
+
 impl Source {
     /// Opens a regular file; anything else is an error.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
@@ -29,7 +34,8 @@ impl Source {
     pub(super) fn open_if_there(path: &Path) -> Result<Option<Self>, Error> {
         match Self::try_open(path) {
             Ok(source) => Ok(Some(source)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // A name of 255 bytes has no room for a suffix.
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::io(path, "read", error)),
         }
     }

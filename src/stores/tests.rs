@@ -321,6 +321,19 @@ fn encrypted_databases_are_opaque() {
     assert_eq!(examine(directory.path()).len(), 0);
 }
 
+/// No name with a suffix can be looked for beside them.
+#[test]
+fn databases_may_have_the_longest_of_names() {
+    let directory = tempfile::tempdir().unwrap();
+    // SQLite itself makes none: it has a journal while it does.
+    database(&directory.path().join("short"));
+    fs::rename(directory.path().join("short"), directory.path().join("d".repeat(255))).unwrap();
+    let encrypted = fs::read(fixtures().join("sqlcipher/aico.db")).unwrap();
+    fs::write(directory.path().join("e".repeat(255)), encrypted).unwrap();
+    let (component, report, _) = examine_one(directory.path());
+    assert_eq!((component.kind, report.outcome), (StoreKind::Sqlite, Outcome::Sound));
+}
+
 #[test]
 fn neo4j_is_recognised() {
     let directory = tempfile::tempdir().unwrap();
