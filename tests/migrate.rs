@@ -7,7 +7,9 @@
 mod store;
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -57,6 +59,35 @@ fn expect_back(store: &Store, before: &Image) {
         .collect();
     names.sort();
     assert_eq!(names, ["app.yaml", "data", "passphrase", "vault"]);
+}
+
+/// What the vault takes of a filesystem that has so many inodes and no more.
+#[test]
+fn the_plan_knows_the_inodes_that_a_vault_takes() {
+    if !fuse_is_here("the_plan_knows_the_inodes_that_a_vault_takes") {
+        return;
+    }
+    let store = Store::new();
+    for number in 0..100 {
+        let directory = store.data().join(format!("directory {number}"));
+        fs::create_dir(&directory).unwrap();
+        for length in [1, 160, 161, 255] {
+            fs::write(directory.join("n".repeat(length)), b"").unwrap();
+        }
+    }
+    let mut plan = migrate(&store, "plan");
+    plan.arg("--mount").arg(store.mount_point()).arg("--json");
+    let planned = run(&mut plan).expect(0).result();
+    let planned = planned["inventory"]["vault_inodes"].as_u64().unwrap();
+    run(encrypt(&store).arg("--keep-originals")).expect(0);
+    let mut inodes = BTreeSet::new();
+    for entry in walkdir::WalkDir::new(store.vault()) {
+        inodes.insert(entry.unwrap().metadata().unwrap().ino());
+    }
+    let taken = u64::try_from(inodes.len()).unwrap();
+    // Beside them the vault has files of its own, and the migration the snapshot and a journal.
+    assert!((planned..planned + 32).contains(&taken), "{taken} inodes for a plan of {planned}");
+    run(&mut rollback(&store)).expect(0);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::crypto::{AssociatedData, Domain, NONCE_LEN, NameKey, Nonce, SealingKe
 
 /// The longest plain name in bytes, as on ext4.
 pub const NAME_MAX: usize = 255;
+/// The longest plain name in bytes whose cipher name needs no sidecar.
+pub const NAME_MAX_WITHOUT_SIDECAR: usize = 160;
 /// Every name of our own in a ciphertext directory begins so; no cipher name holds a `.`.
 pub const RESERVED_PREFIX: &[u8] = b"strongroom.";
 /// Begins the names of directories that are being made.
@@ -231,6 +233,13 @@ mod tests {
             let _ = names(1).classify(&entry);
             let _ = names(1).decrypt_long(&entry, &entry);
         }
+    }
+
+    #[test]
+    fn names_have_a_sidecar_from_a_length_on() {
+        let has_sidecar = |len| names(1).encrypt(&vec![b'n'; len]).unwrap().sidecar().is_some();
+        assert!(!has_sidecar(NAME_MAX_WITHOUT_SIDECAR));
+        assert!(has_sidecar(NAME_MAX_WITHOUT_SIDECAR + 1));
     }
 
     #[test]

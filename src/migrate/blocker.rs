@@ -35,7 +35,7 @@ pub enum Blocker {
         /// Which, by whom.
         files: Vec<stores::OpenFile>,
     },
-    /// Too little space.
+    /// Too little space, or too few inodes.
     NoSpace(Space),
     /// Immutable or append-only entries.
     Fixed(Remarks),
@@ -99,6 +99,13 @@ impl fmt::Display for Blocker {
                     .collect();
                 write!(formatter, "files of the source are open in {}", shown.join(", "))
             }
+            Self::NoSpace(space) if space.inodes_short() => write!(
+                formatter,
+                "{} has {} inodes free, and up to {} are needed",
+                space.path.as_path().display(),
+                space.inodes_available.unwrap_or(0),
+                space.inodes_needed
+            ),
             Self::NoSpace(space) => write!(
                 formatter,
                 "{} has {} bytes free, and up to {} are needed",

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::error::Result;
 use super::place::{is_marker_name, refuse_marker};
 use super::survey::{Observer, Totals};
+use crate::format::name::NAME_MAX_WITHOUT_SIDECAR;
 use crate::tree::{Entry, EntryKind, LocalTree, Patterns, TreePath, TreeReader};
 
 /// How many paths of each kind of remark a plan keeps.
@@ -52,6 +53,9 @@ pub struct Inventory {
     pub totals: Totals,
     /// Bytes that the files take on the disk.
     pub allocated: u64,
+    /// Inodes that a vault takes for it all: one for each file and two for each directory, the
+    /// second for its record, and one more for each name that is long.
+    pub vault_inodes: u64,
     /// Directories.
     pub directories: u64,
     /// Symlinks.
@@ -126,6 +130,12 @@ impl Inventory {
     fn add(&mut self, entry: &Entry, source: &Path, user: u32, first: bool) {
         let (path, metadata) = (&entry.path, &entry.metadata);
         self.totals.entries += 1;
+        self.vault_inodes += match metadata.kind {
+            EntryKind::Directory => 2,
+            _ => u64::from(first),
+        };
+        let long = |name: &[u8]| name.len() > NAME_MAX_WITHOUT_SIDECAR;
+        self.vault_inodes += u64::from(path.name().is_some_and(long));
         match metadata.kind {
             EntryKind::Regular if first => {
                 self.totals.files += 1;

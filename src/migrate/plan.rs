@@ -60,6 +60,22 @@ pub struct Space {
     pub needed: u64,
     /// Bytes that are free.
     pub available: u64,
+    /// Inodes that the migration takes at most.
+    pub inodes_needed: u64,
+    /// Inodes that are free; `None` where the filesystem makes them as it needs them.
+    pub inodes_available: Option<u64>,
+}
+
+impl Space {
+    /// Whether it is not enough.
+    pub fn is_short(&self) -> bool {
+        self.available < self.needed || self.inodes_short()
+    }
+
+    /// Whether there are too few inodes.
+    pub fn inodes_short(&self) -> bool {
+        self.inodes_available.is_some_and(|available| available < self.inodes_needed)
+    }
 }
 
 /// What a migration would do.
@@ -114,9 +130,7 @@ pub fn plan(request: &Request, observer: &dyn Observer) -> Result<Plan> {
     check_source(&request, &inventory, &mut blockers)?;
     let (components, open, unseen) = look_at_stores(&request, source, &patterns, &mut blockers)?;
     let space = space(&request.vault, &inventory)?;
-    blockers.extend(
-        space.iter().filter(|space| space.available < space.needed).cloned().map(Blocker::NoSpace),
-    );
+    blockers.extend(space.iter().filter(|space| space.is_short()).cloned().map(Blocker::NoSpace));
     let edits = config::plan(&request, &mut blockers);
     let wipe = Disk::under(source).map_err(|error| Error::io("inspect", source, error))?;
     Ok(Plan {
@@ -296,6 +310,10 @@ pub(super) fn leaves_out(patterns: &Patterns, path: &Path) -> bool {
     })
 }
 
+/// Inodes for what a vault and a migration have besides the entries: the vault's files and its
+/// journal, the snapshot, the migration's journal and its temporaries.
+const OWN_INODES: u64 = 64;
+
 /// The space that copy and snapshot take at most on the vault's filesystem.
 fn space(vault: &Path, inventory: &Inventory) -> Result<Vec<Space>> {
     let existing = vault.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -311,6 +329,9 @@ fn space(vault: &Path, inventory: &Inventory) -> Result<Vec<Space>> {
         path: existing.into(),
         needed: copy + snapshot + (16 << 20),
         available: free.f_bavail.saturating_mul(free.f_frsize),
+        inodes_needed: inventory.vault_inodes + OWN_INODES,
+        // Btrfs says 0 of 0.
+        inodes_available: (free.f_files > 0).then_some(free.f_favail),
     }])
 }
 

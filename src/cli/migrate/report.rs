@@ -72,6 +72,13 @@ pub(super) fn print_plan(plan: &Plan, context: &Context) {
             human_size(space.needed),
             human_size(space.available)
         ));
+        if space.inodes_short() {
+            output.print(format!(
+                "  {} inodes needed, {} free",
+                space.inodes_needed,
+                space.inodes_available.unwrap_or(0)
+            ));
+        }
     }
     output.print(format!("\nWipe\n  {}", plan.wipe));
     if !plan.edits.is_empty() {
