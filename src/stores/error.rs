@@ -33,13 +33,22 @@ pub enum Error {
         /// Where, and how.
         detail: String,
     },
+    /// Somebody asked to stop.
+    #[error("{}: the search for stores was stopped", path.display())]
+    Cancelled {
+        /// Where it was.
+        path: PathBuf,
+    },
 }
 
 impl Error {
     /// What it is about.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Io { path, .. } | Self::Sqlite { path, .. } | Self::Damaged { path, .. } => path,
+            Self::Io { path, .. }
+            | Self::Sqlite { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::Cancelled { path } => path,
         }
     }
 

@@ -26,6 +26,7 @@ mod sqlite;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 pub use error::Error;
 pub use live::{LiveCopy, copy_live};
@@ -178,7 +179,16 @@ pub struct Summary {
 /// # Errors
 /// Where `root` itself can't be read; trouble below it is listed in [`Scan::unreadable`].
 pub fn scan(root: &Path) -> Result<Scan, Error> {
-    scan::scan(root)
+    scan_until(root, &AtomicBool::new(false))
+}
+
+/// The same, until `cancelled` is set by somebody else: of a large tree that nobody has read lately it
+/// takes minutes.
+///
+/// # Errors
+/// Those of [`scan()`]; [`Error::Cancelled`].
+pub fn scan_until(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
+    scan::scan(root, cancelled)
 }
 
 /// Runs the store's own check, reading only. The store must be at rest: what a process writes

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::source::{Source, is_file};
 use super::sqlite::with_suffix;
@@ -24,6 +25,9 @@ const BATCH: usize = 4096;
 const WAVE: usize = 256;
 const FEW: usize = READERS * PART;
 
+/// What is never cancelled: the few files of an index.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 /// A store with absolute paths.
 struct Found {
     kind: StoreKind,
@@ -32,27 +36,34 @@ struct Found {
     state: LiveState,
 }
 
-/// See [`super::scan()`].
-pub(super) fn scan(root: &Path) -> Result<Scan, Error> {
-    let mut scanner = Scanner { root, scan: Scan::default(), claimed: HashSet::new() };
+/// See [`super::scan_until`].
+pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
+    let mut scanner = Scanner { root, cancelled, scan: Scan::default(), claimed: HashSet::new() };
     let metadata = std::fs::metadata(root).map_err(|error| Error::io(root, "look at", error))?;
     if metadata.is_file() {
         scanner.take(root, file_store(root));
-        scanner.finish();
-        return Ok(scanner.scan);
+        return scanner.finish();
     }
     let mut directories = vec![root.to_path_buf()];
-    let mut ahead = Ahead { unseen: directories.clone(), looked: HashMap::new() };
+    let mut ahead = Ahead { cancelled, unseen: directories.clone(), looked: HashMap::new() };
     while let Some(directory) = directories.pop() {
-        let looked = ahead.take(&directory);
+        let looked = ahead.take(&directory)?;
         match scanner.directory(&directory, looked, &mut directories, &mut ahead) {
             Ok(()) => {}
             Err(error) if directory == root => return Err(error),
+            Err(error @ Error::Cancelled { .. }) => return Err(error),
             Err(error) => scanner.scan.unreadable.push(error),
         }
     }
-    scanner.finish();
-    Ok(scanner.scan)
+    scanner.finish()
+}
+
+/// Whether to go on, asked before each file and directory.
+fn check(cancelled: &AtomicBool, path: &Path) -> Result<(), Error> {
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(Error::Cancelled { path: path.to_path_buf() });
+    }
+    Ok(())
 }
 
 /// A directory that was looked at.
@@ -77,18 +88,20 @@ struct Content {
 
 /// Directories looked at before it is their turn, many at once. What is found is taken in the order
 /// of their turns all the same: what is part of a store depends on what came before.
-struct Ahead {
+struct Ahead<'a> {
+    cancelled: &'a AtomicBool,
     /// Those to be looked at, the next one last.
     unseen: Vec<PathBuf>,
     looked: HashMap<PathBuf, Looked>,
 }
 
-impl Ahead {
+impl Ahead<'_> {
     /// What a directory is; those whose turns come soon are looked at with it.
-    fn take(&mut self, directory: &Path) -> Looked {
+    fn take(&mut self, directory: &Path) -> Result<Looked, Error> {
         loop {
+            check(self.cancelled, directory)?;
             if let Some(looked) = self.looked.remove(directory) {
-                return looked;
+                return Ok(looked);
             }
             if self.unseen.is_empty() {
                 self.unseen.push(directory.to_path_buf());
@@ -99,14 +112,17 @@ impl Ahead {
 
     fn look(&mut self) {
         let wave = self.unseen.split_off(self.unseen.len().saturating_sub(WAVE));
-        let mut looked = side_by_side(&wave, 1, |directory| Looked::at(directory));
+        // What is left out once nobody wants it any more is noticed by who asks for it.
+        let mut looked = side_by_side(&wave, 1, |directory| Looked::at(directory, self.cancelled));
         let mut files = Vec::new();
         for (number, content) in looked.iter_mut().map(|one| one.content.as_mut()).enumerate() {
             let Some(content) = content else { continue };
             files.extend(content.files.drain(..).map(|file| (number, file)));
             self.unseen.extend_from_slice(&content.below);
         }
-        let found = side_by_side(&files, PART, |(_, file)| file_store(file));
+        let found = side_by_side(&files, PART, |(_, file)| {
+            check(self.cancelled, file).and_then(|()| file_store(file))
+        });
         for ((number, file), found) in files.into_iter().zip(found) {
             if let Some(found) = found.transpose()
                 && let Some(content) = looked.get_mut(number).and_then(|one| one.content.as_mut())
@@ -119,10 +135,11 @@ impl Ahead {
 }
 
 impl Looked {
-    fn at(directory: &Path) -> Self {
-        let store = directory_store(directory);
+    fn at(directory: &Path, cancelled: &AtomicBool) -> Self {
+        let store =
+            check(cancelled, directory).and_then(|()| directory_store(directory, cancelled));
         let content = match &store {
-            Ok(Some((_, true))) => None,
+            Ok(Some((_, true))) | Err(Error::Cancelled { .. }) => None,
             _ => Content::of(directory),
         };
         Self { store, content }
@@ -189,14 +206,17 @@ fn side_by_side<T: Sync, R: Send>(
 
 struct Scanner<'a> {
     root: &'a Path,
+    cancelled: &'a AtomicBool,
     scan: Scan,
     /// Files and directories that belong to a store found already.
     claimed: HashSet<PathBuf>,
 }
 
 impl Scanner<'_> {
-    fn finish(&mut self) {
+    fn finish(mut self) -> Result<Scan, Error> {
+        check(self.cancelled, self.root)?;
         self.scan.components.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
+        Ok(self.scan)
     }
 
     /// Takes what a look at a directory found: a store by itself, else what is in it.
@@ -205,7 +225,7 @@ impl Scanner<'_> {
         directory: &Path,
         looked: Looked,
         below: &mut Vec<PathBuf>,
-        ahead: &mut Ahead,
+        ahead: &mut Ahead<'_>,
     ) -> Result<(), Error> {
         if self.claimed.contains(directory) {
             return Ok(());
@@ -226,6 +246,7 @@ impl Scanner<'_> {
         let failed = |error| Error::io(directory, "list", error);
         let mut batch = Content::default();
         for entry in std::fs::read_dir(directory).map_err(failed)? {
+            check(self.cancelled, directory)?;
             batch.add(&entry.map_err(failed)?);
             if batch.files.len() >= BATCH {
                 self.batch(std::mem::take(&mut batch), below, ahead)?;
@@ -239,10 +260,13 @@ impl Scanner<'_> {
         &mut self,
         mut batch: Content,
         below: &mut Vec<PathBuf>,
-        ahead: &mut Ahead,
+        ahead: &mut Ahead<'_>,
     ) -> Result<(), Error> {
         let files = std::mem::take(&mut batch.files);
-        let found = side_by_side(&files, PART, |file| file_store(file));
+        let found = side_by_side(&files, PART, |file| {
+            check(self.cancelled, file).and_then(|()| file_store(file))
+        });
+        check(self.cancelled, self.root)?;
         let found = files.into_iter().zip(found);
         batch.found.extend(found.filter_map(|(file, found)| Some((file, found.transpose()?))));
         ahead.unseen.extend_from_slice(&batch.below);
@@ -287,18 +311,21 @@ impl Scanner<'_> {
 }
 
 /// A directory that is a store, and whether everything in it is.
-fn directory_store(directory: &Path) -> Result<Option<(Found, bool)>, Error> {
+fn directory_store(
+    directory: &Path,
+    cancelled: &AtomicBool,
+) -> Result<Option<(Found, bool)>, Error> {
     let path = directory.to_path_buf();
     if postgres::recognise(directory) {
         let state = postgres::state(directory)?;
-        let files = all_files(directory)?;
+        let files = all_files(directory, cancelled)?;
         return Ok(Some((Found { kind: StoreKind::Postgres, path, files, state }, true)));
     }
     if neo4j::recognise(directory) {
         let state = neo4j::state(directory);
-        let mut files = all_files(directory)?;
+        let mut files = all_files(directory, cancelled)?;
         if let Some(logs) = neo4j::transactions(directory) {
-            files.extend(all_files(&logs)?);
+            files.extend(all_files(&logs, cancelled)?);
         }
         return Ok(Some((Found { kind: StoreKind::Neo4j, path, files, state }, true)));
     }
@@ -311,9 +338,10 @@ fn directory_store(directory: &Path) -> Result<Option<(Found, bool)>, Error> {
 }
 
 /// Every regular file below a directory.
-fn all_files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+fn all_files(directory: &Path, cancelled: &AtomicBool) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(directory) {
+        check(cancelled, directory)?;
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(directory).to_path_buf();
             Error::io(path, "list", error.into())
@@ -369,7 +397,7 @@ fn sqlite_store(path: &Path) -> Result<Found, Error> {
     }
     let directory = path.parent().unwrap_or(Path::new("")).to_path_buf();
     for index in chroma::indexes(&directory)? {
-        files.extend(all_files(&index)?);
+        files.extend(all_files(&index, &NEVER)?);
     }
     Ok(Found { kind: StoreKind::Chroma, path: directory, files, state })
 }

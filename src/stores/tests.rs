@@ -631,6 +631,30 @@ fn other_files_are_no_stores() {
     assert!(scan(&directory.path().join("missing")).is_err());
 }
 
+#[test]
+fn a_search_can_be_stopped() {
+    let root = tempfile::tempdir().unwrap();
+    for number in 0..600 {
+        let directory = root.path().join(format!("{}/{number}", number % 7));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("file"), "a file").unwrap();
+    }
+    let stopped = AtomicBool::new(true);
+    assert!(matches!(scan_until(root.path(), &stopped), Err(Error::Cancelled { .. })));
+    // Also in its midst: some time it is met there.
+    let met = (0..200).any(|round| {
+        let stopped = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let search = scope.spawn(|| scan_until(root.path(), &stopped));
+            std::thread::sleep(std::time::Duration::from_micros(500 + 100 * (round % 20)));
+            stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+            matches!(search.join().unwrap(), Err(Error::Cancelled { .. }))
+        })
+    });
+    assert!(met);
+    assert!(scan_until(root.path(), &AtomicBool::new(false)).is_ok());
+}
+
 /// Directories are looked at ahead of their turn, and those with many files in parts.
 #[test]
 fn stores_are_found_among_many_directories() {
