@@ -1,5 +1,6 @@
 //! Compression on several processors, in frames: each of the four forms may be a sequence of
-//! frames that decompress as one stream, so that an index can be found without reading all.
+//! frames that decompress as one stream. They can be made side by side, and an index can be found
+//! without reading all.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,10 +10,12 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::format::archive::Compression;
 
-/// Bytes of a frame where each is compressed by itself (gzip, LZ4).
+/// Bytes of a frame (gzip, LZ4).
 const CHUNK: usize = 1 << 20;
+/// Bytes of a zstd frame at its usual levels: twice the window of level 3.
+const ZSTD_CHUNK: usize = 4 << 20;
 /// A window of 128 MiB: as much as `zstd` itself takes without being told.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// The level that a compression has by default.
 pub(super) fn default_level(compression: Compression) -> i32 {
@@ -23,37 +26,53 @@ pub(super) fn default_level(compression: Compression) -> i32 {
     }
 }
 
-/// Compresses into `W`.
+/// Bytes that are compressed to one frame. Higher levels find what repeats at greater distances.
+fn chunk_len(compression: Compression, level: i32) -> usize {
+    match (compression, level) {
+        (Compression::Zstd, ..=9) => ZSTD_CHUNK,
+        (Compression::Zstd, 10..=16) => 4 * ZSTD_CHUNK,
+        (Compression::Zstd, _) => 8 * ZSTD_CHUNK,
+        _ => CHUNK,
+    }
+}
+
+/// Compresses into `W`: chunk by chunk, in several threads, written in order.
 pub(super) struct Compressor<W: Write> {
-    compression: Compression,
-    level: i32,
-    threads: usize,
-    /// Empty only while a frame is being begun or ended, and after a failure to.
-    state: Option<State<W>>,
-}
-
-enum State<W: Write> {
-    /// Between frames, or not compressing.
-    Plain(Counted<W>),
-    Zstd(zstd::stream::write::Encoder<'static, Counted<W>>),
-    Chunks(Chunks<W>),
-}
-
-struct Counted<W> {
     output: W,
+    /// Bytes written to it.
     count: u64,
+    /// `None` where nothing is compressed.
+    jobs: Option<Sender<Job>>,
+    chunk: Vec<u8>,
+    chunk_len: usize,
+    pending: VecDeque<Pending>,
+    /// Chunks on their way at most.
+    limit: usize,
+    /// Where the output was cut, as far as that is known.
+    cuts: Vec<u64>,
+    spare: Vec<Chunk>,
+    failed: bool,
 }
 
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.output.write(bytes)?;
-        self.count += written as u64;
-        Ok(written)
-    }
+/// A place in the output between two frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut(usize);
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
+/// Bytes, and room for what they are compressed to.
+#[derive(Default)]
+struct Chunk {
+    plain: Vec<u8>,
+    compressed: Vec<u8>,
+}
+
+struct Job {
+    chunk: Chunk,
+    answer: Sender<io::Result<Chunk>>,
+}
+
+enum Pending {
+    Frame(Receiver<io::Result<Chunk>>),
+    Cut,
 }
 
 impl<W: Write> Compressor<W> {
@@ -63,165 +82,126 @@ impl<W: Write> Compressor<W> {
         level: Option<i32>,
         threads: NonZeroUsize,
     ) -> Self {
+        let level = level.unwrap_or_else(|| default_level(compression));
+        let threads = threads.get();
+        let (jobs, queue) = unbounded::<Job>();
+        if compression != Compression::None {
+            for _ in 0..threads {
+                let queue = queue.clone();
+                // They end when the queue does, which this value holds.
+                std::thread::spawn(move || work(compression, level, &queue));
+            }
+        }
         Self {
-            compression,
-            level: level.unwrap_or_else(|| default_level(compression)),
-            threads: threads.get(),
-            state: Some(State::Plain(Counted { output, count: 0 })),
+            output,
+            count: 0,
+            jobs: Some(jobs).filter(|_| compression != Compression::None),
+            chunk: Vec::new(),
+            chunk_len: chunk_len(compression, level),
+            pending: VecDeque::new(),
+            limit: threads + 2,
+            cuts: Vec::new(),
+            spare: Vec::new(),
+            failed: false,
         }
     }
 
-    /// Ends the frame, if one was begun; where in the output the next one will begin.
-    pub(super) fn cut(&mut self) -> io::Result<u64> {
-        let output = match self.take()? {
-            State::Plain(output) => output,
-            State::Zstd(encoder) => encoder.finish()?,
-            State::Chunks(chunks) => chunks.finish()?,
-        };
-        let count = output.count;
-        self.state = Some(State::Plain(output));
-        Ok(count)
+    /// Ends the frame, if one was begun: the next one begins behind it.
+    pub(super) fn cut(&mut self) -> io::Result<Cut> {
+        self.submit()?;
+        let cut = Cut(self.cuts.len() + self.pending.iter().filter(|one| one.is_cut()).count());
+        self.pending.push_back(Pending::Cut);
+        Ok(cut)
+    }
+
+    /// Where in the output a cut is. Waits for what is before it.
+    pub(super) fn offset(&mut self, cut: Cut) -> io::Result<u64> {
+        loop {
+            if let Some(offset) = self.cuts.get(cut.0) {
+                return Ok(*offset);
+            }
+            self.collect()?;
+        }
     }
 
     /// Ends the stream.
     pub(super) fn finish(mut self) -> io::Result<W> {
-        self.cut()?;
-        match self.take()? {
-            State::Plain(output) => Ok(output.output),
-            State::Zstd(_) | State::Chunks(_) => Err(failed()),
-        }
-    }
-
-    fn take(&mut self) -> io::Result<State<W>> {
-        self.state.take().ok_or_else(failed)
-    }
-
-    fn begin(&self, output: Counted<W>) -> io::Result<State<W>> {
-        Ok(match self.compression {
-            Compression::None => State::Plain(output),
-            Compression::Zstd => {
-                let mut encoder = zstd::stream::write::Encoder::new(output, self.level)?;
-                encoder.include_checksum(true)?;
-                encoder.multithread(u32::try_from(self.threads).unwrap_or(1))?;
-                State::Zstd(encoder)
-            }
-            Compression::Gzip => {
-                let level = flate2::Compression::new(u32::try_from(self.level).unwrap_or(6).min(9));
-                State::Chunks(Chunks::new(output, self.threads, move |chunk| gzip(chunk, level)))
-            }
-            Compression::Lz4 => State::Chunks(Chunks::new(output, self.threads, lz4)),
-        })
-    }
-}
-
-/// After an error the stream is of no use.
-fn failed() -> io::Error {
-    io::Error::other("the compression failed before")
-}
-
-impl<W: Write> Write for Compressor<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(State::Plain(_)) = &self.state
-            && let State::Plain(output) = self.take()?
-        {
-            self.state = Some(self.begin(output)?);
-        }
-        match self.state.as_mut().ok_or_else(failed)? {
-            State::Plain(output) => output.write(bytes),
-            State::Zstd(encoder) => encoder.write(bytes),
-            State::Chunks(chunks) => chunks.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn gzip(chunk: &[u8], level: flate2::Compression) -> io::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(chunk.len() / 2), level);
-    encoder.write_all(chunk)?;
-    encoder.finish()
-}
-
-fn lz4(chunk: &[u8]) -> io::Result<Vec<u8>> {
-    let info = lz4_flex::frame::FrameInfo::new()
-        .block_size(lz4_flex::frame::BlockSize::Max1MB)
-        .content_checksum(true);
-    let output = Vec::with_capacity(chunk.len() / 2);
-    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, output);
-    encoder.write_all(chunk)?;
-    encoder.finish().map_err(io::Error::other)
-}
-
-type Compress = dyn Fn(&[u8]) -> io::Result<Vec<u8>> + Send + Sync;
-type Job = (Vec<u8>, Sender<io::Result<Vec<u8>>>);
-
-/// Chunks compressed by several threads and written in order.
-struct Chunks<W> {
-    output: Counted<W>,
-    buffer: Vec<u8>,
-    jobs: Sender<Job>,
-    pending: VecDeque<Receiver<io::Result<Vec<u8>>>>,
-    limit: usize,
-}
-
-impl<W: Write> Chunks<W> {
-    fn new(
-        output: Counted<W>,
-        threads: usize,
-        compress: impl Fn(&[u8]) -> io::Result<Vec<u8>> + Send + Sync + 'static,
-    ) -> Self {
-        let (jobs, queue) = unbounded::<Job>();
-        let compress: std::sync::Arc<Compress> = std::sync::Arc::new(compress);
-        for _ in 0..threads {
-            let (queue, compress) = (queue.clone(), std::sync::Arc::clone(&compress));
-            // They end when the queue does, which this value holds.
-            std::thread::spawn(move || {
-                for (chunk, answer) in queue {
-                    // Nobody waits for it any more: then it is not wanted.
-                    let _ = answer.send(compress(&chunk));
-                }
-            });
-        }
-        let buffer = Vec::with_capacity(CHUNK);
-        Self { output, buffer, jobs, pending: VecDeque::new(), limit: threads + 2 }
-    }
-
-    fn submit(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        while self.pending.len() >= self.limit {
-            self.collect()?;
-        }
-        let (answer, wait) = bounded(1);
-        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
-        self.jobs.send((chunk, answer)).map_err(|_| failed())?;
-        self.pending.push_back(wait);
-        Ok(())
-    }
-
-    fn collect(&mut self) -> io::Result<()> {
-        let Some(wait) = self.pending.pop_front() else { return Ok(()) };
-        let frame = wait.recv().map_err(|_| failed())??;
-        self.output.write_all(&frame)
-    }
-
-    fn finish(mut self) -> io::Result<Counted<W>> {
         self.submit()?;
         while !self.pending.is_empty() {
             self.collect()?;
         }
         Ok(self.output)
     }
+
+    /// Hands the chunk to the threads.
+    fn submit(&mut self) -> io::Result<()> {
+        self.check()?;
+        let Some(jobs) = self.jobs.as_ref().filter(|_| !self.chunk.is_empty()) else {
+            return Ok(());
+        };
+        let mut chunk = self.spare.pop().unwrap_or_default();
+        std::mem::swap(&mut chunk.plain, &mut self.chunk);
+        self.chunk.clear();
+        let (answer, wait) = bounded(1);
+        jobs.send(Job { chunk, answer }).map_err(|_| failed())?;
+        self.pending.push_back(Pending::Frame(wait));
+        while self.pending.len() >= self.limit {
+            self.collect()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the next frame.
+    fn collect(&mut self) -> io::Result<()> {
+        self.check()?;
+        // Until it is written: after an error the stream is of no use.
+        self.failed = true;
+        match self.pending.pop_front().ok_or_else(failed)? {
+            Pending::Cut => self.cuts.push(self.count),
+            Pending::Frame(wait) => {
+                let chunk = wait.recv().map_err(|_| failed())??;
+                self.output.write_all(&chunk.compressed)?;
+                self.count += chunk.compressed.len() as u64;
+                self.spare.push(chunk);
+            }
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.failed { Err(failed()) } else { Ok(()) }
+    }
 }
 
-impl<W: Write> Write for Chunks<W> {
+impl Pending {
+    fn is_cut(&self) -> bool {
+        matches!(self, Self::Cut)
+    }
+}
+
+fn failed() -> io::Error {
+    io::Error::other("the compression failed before")
+}
+
+impl<W: Write> Write for Compressor<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(CHUNK - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() == CHUNK {
+        self.check()?;
+        if self.jobs.is_none() {
+            // Cuts are where they were made.
+            while !self.pending.is_empty() {
+                self.collect()?;
+            }
+            let written = self.output.write(bytes)?;
+            self.count += written as u64;
+            return Ok(written);
+        }
+        if self.chunk.capacity() == 0 {
+            self.chunk.reserve_exact(self.chunk_len);
+        }
+        let taken = bytes.len().min(self.chunk_len - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        if self.chunk.len() == self.chunk_len {
             self.submit()?;
         }
         Ok(taken)
@@ -230,6 +210,64 @@ impl<W: Write> Write for Chunks<W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What a thread does that compresses.
+fn work(compression: Compression, level: i32, jobs: &Receiver<Job>) {
+    let mut zstd = None;
+    for Job { mut chunk, answer } in jobs {
+        let room = std::mem::take(&mut chunk.compressed);
+        let compressed = match compression {
+            Compression::None => Ok(chunk.plain.clone()),
+            Compression::Zstd => zstd_frame(&mut zstd, level, &chunk.plain, room),
+            Compression::Gzip => gzip(&chunk.plain, level, room),
+            Compression::Lz4 => lz4(&chunk.plain, room),
+        };
+        let done = compressed.map(|compressed| {
+            chunk.compressed = compressed;
+            chunk
+        });
+        // Nobody waits for it any more: then it is not wanted.
+        let _ = answer.send(done);
+    }
+}
+
+fn zstd_frame(
+    compressor: &mut Option<zstd::bulk::Compressor<'static>>,
+    level: i32,
+    chunk: &[u8],
+    mut room: Vec<u8>,
+) -> io::Result<Vec<u8>> {
+    let compressor = match compressor {
+        Some(compressor) => compressor,
+        None => {
+            let mut new = zstd::bulk::Compressor::new(level)?;
+            new.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
+            compressor.insert(new)
+        }
+    };
+    room.clear();
+    room.reserve(zstd::zstd_safe::compress_bound(chunk.len()));
+    compressor.compress_to_buffer(chunk, &mut room)?;
+    Ok(room)
+}
+
+fn gzip(chunk: &[u8], level: i32, mut room: Vec<u8>) -> io::Result<Vec<u8>> {
+    room.clear();
+    let level = flate2::Compression::new(u32::try_from(level).unwrap_or(6).min(9));
+    let mut encoder = flate2::write::GzEncoder::new(room, level);
+    encoder.write_all(chunk)?;
+    encoder.finish()
+}
+
+fn lz4(chunk: &[u8], mut room: Vec<u8>) -> io::Result<Vec<u8>> {
+    room.clear();
+    let info = lz4_flex::frame::FrameInfo::new()
+        .block_size(lz4_flex::frame::BlockSize::Max1MB)
+        .content_checksum(true);
+    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, room);
+    encoder.write_all(chunk)?;
+    encoder.finish().map_err(io::Error::other)
 }
 
 /// Decompresses all frames of `input`, one after the other.
@@ -280,6 +318,7 @@ mod tests {
             compressor.write_all(part).unwrap();
             cuts.push(compressor.cut().unwrap());
         }
+        let cuts = cuts.into_iter().map(|cut| compressor.offset(cut).unwrap()).collect();
         (compressor.finish().unwrap(), cuts)
     }
 

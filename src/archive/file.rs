@@ -5,19 +5,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
+use crossbeam_channel::bounded;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::gather::{Section, Unchanged};
-use super::keys::{KeySet, Keyring};
+use super::keys::{KeySet, Keyring, SealingKeys};
 use super::metadata::Description;
-use super::pipe::{Output, PLAIN_BUFFER};
+use super::pipe::{Output, PLAIN_BUFFER, Sealer};
 use super::read::ArchiveReader;
 use super::write::{self, WriteOptions, Written};
 use crate::crypto::random_array;
-use crate::format::archive::{ArchiveHeader, ArchiveId, SEGMENT_LOG2, segment_cipher};
+use crate::format::archive::{ArchiveHeader, ArchiveId, Compression, SEGMENT_LOG2, segment_cipher};
 
 /// Begins the names of archives that are not whole.
 pub const PARTIAL_PREFIX: &str = ".strongroom-partial-";
@@ -28,6 +30,8 @@ pub struct PendingArchive {
     directory: OwnedFd,
     shown: PathBuf,
     partial: String,
+    /// Makes durable what was written, while it is read back.
+    syncing: Option<JoinHandle<io::Result<()>>>,
     published: bool,
 }
 
@@ -45,6 +49,7 @@ impl PendingArchive {
             directory: opened,
             shown: directory.to_owned(),
             partial: format!("{PARTIAL_PREFIX}{id}"),
+            syncing: None,
             published: false,
         };
         pending.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, "create")?;
@@ -63,44 +68,48 @@ impl PendingArchive {
         self.shown.join(&self.partial)
     }
 
-    /// Writes the archive: sealed under `keys`, or as a plain tar without. Durable when this
-    /// returns.
+    /// Writes the archive: sealed under `keys`, or as a plain tar without. Keys that are still being
+    /// derived are waited for only when there is much to be sealed. Nothing is durable before
+    /// [`Self::publish`].
     ///
     /// # Errors
-    /// When a section cannot be read or the file cannot be written. The file is of no use then.
+    /// When a section cannot be read, the file cannot be written, or there are no keys after all. The
+    /// file is of no use then.
     pub fn write(
         &mut self,
-        keys: Option<&KeySet>,
+        keys: Option<&dyn SealingKeys>,
         description: &Description,
         sections: &[Section<'_>],
         unchanged: &mut Unchanged<'_>,
         options: &WriteOptions<'_>,
     ) -> Result<Written> {
+        self.synced()?;
         let file = self.open(OFlags::WRONLY | OFlags::TRUNC, "open")?;
         let path = self.path();
-        let id = ArchiveId::random();
-        let (header, cipher) = match keys {
-            None => (Vec::new(), None),
-            Some(keys) => {
-                let key = keys.archive_key(id);
-                let header = ArchiveHeader {
-                    compression: options.compression,
-                    segment_log2: SEGMENT_LOG2,
-                    id,
-                    config: keys.config().clone(),
-                }
-                .encode(&key);
-                let cipher = segment_cipher(&key, &header);
-                (header, Some(cipher))
-            }
-        };
-        let capacity = if cipher.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
+        let (id, compression) = (ArchiveId::random(), options.compression);
+        let capacity = if keys.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
         let durable = file.try_clone().map_err(Error::io("open", &path))?;
-        let output = Output::new(file, &path, header, cipher, capacity);
-        let written =
-            write::write(output, keys.is_some(), id, description, sections, unchanged, options)?;
-        durable.sync_all().map_err(Error::io("sync", &path))?;
+        let (tell, sealer) = bounded(1);
+        let written = std::thread::scope(|scope| {
+            let output = Output::new(file, &path, sealer, capacity);
+            scope.spawn(move || {
+                let sealer = match keys {
+                    None => Ok(Sealer::plain()),
+                    Some(keys) => sealer_of(keys, id, compression),
+                };
+                // Nobody waits for it any more: then it is not wanted.
+                let _ = tell.send(sealer);
+            });
+            write::write(output, keys.is_some(), id, description, sections, unchanged, options)
+        })?;
+        self.syncing = Some(std::thread::spawn(move || durable.sync_all()));
         Ok(written)
+    }
+
+    /// Waits until what was written is durable.
+    fn synced(&mut self) -> Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing.join().map_err(|_| Error::Worker)?.map_err(Error::io("sync", self.path()))
     }
 
     /// Opens what was written, to verify it before it is relied on.
@@ -112,23 +121,27 @@ impl PendingArchive {
         ArchiveReader::of_file(file, &self.path(), &|header| keyring.unlock(header))
     }
 
-    /// The same, with the key set that it was written with.
+    /// The same, with the keys that it was written with.
     ///
     /// # Errors
     /// Those of [`ArchiveReader::open`].
-    pub fn reader_with(&self, keys: Option<&KeySet>) -> Result<ArchiveReader> {
+    pub fn reader_with(&self, keys: Option<&dyn SealingKeys>) -> Result<ArchiveReader> {
         let file = self.open(OFlags::RDONLY, "open")?;
-        ArchiveReader::of_file(file, &self.path(), &|header| match keys {
-            Some(keys) => Ok(keys.archive_key(header.unverified().id)),
-            None => Err(Error::NoSecret),
+        ArchiveReader::of_file(file, &self.path(), &|header| {
+            let mut key = None;
+            let id = header.unverified().id;
+            keys.ok_or(Error::NoSecret)?.lend(&mut |keys| key = Some(keys.archive_key(id)))?;
+            key.ok_or(Error::NoSecret)
         })
     }
 
-    /// Gives the archive its name; durable when this returns. Nothing is ever replaced.
+    /// Gives the archive its name, once its content is durable; the name is, too, when this returns.
+    /// Nothing is ever replaced.
     ///
     /// # Errors
-    /// [`Error::Exists`] where the name is taken; then the archive still has its temporary one.
+    /// [`Error::Exists`] where the name is taken; those of the disk. The archive goes then.
     pub fn publish(mut self, name: &str) -> Result<PathBuf> {
+        self.synced()?;
         let target = self.shown.join(name);
         let (from, to) = (&*self.partial, name);
         let flags = RenameFlags::NOREPLACE;
@@ -150,6 +163,20 @@ impl PendingArchive {
         rustix::fs::fsync(at).map_err(|errno| Error::io("sync", &self.shown)(errno.into()))?;
         Ok(target)
     }
+}
+
+/// The header of an archive, and what seals the rest.
+fn sealer_of(keys: &dyn SealingKeys, id: ArchiveId, compression: Compression) -> Result<Sealer> {
+    let mut sealer = None;
+    keys.lend(&mut |keys: &KeySet| {
+        let key = keys.archive_key(id);
+        let config = keys.config().clone();
+        let header =
+            ArchiveHeader { compression, segment_log2: SEGMENT_LOG2, id, config }.encode(&key);
+        let cipher = Some(segment_cipher(&key, &header));
+        sealer = Some(Sealer { header, cipher });
+    })?;
+    sealer.ok_or(Error::NoSecret)
 }
 
 impl Drop for PendingArchive {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::forge::{Forged, Forger, directory, file, hard_link, metadata, play, symlink};
 use super::index::{Lines, parse_part};
-use super::pipe::{Output, PLAIN_BUFFER};
+use super::pipe::{Output, PLAIN_BUFFER, Sealer};
 use super::tar::{RawEntry, RawKind, Stored, TarReader, encode_header};
 use super::*;
 use crate::format::archive::{ArchiveHeader, FOOTER_LEN, segment_cipher};
@@ -243,7 +243,9 @@ fn example(compression: Compression, sealed: bool) -> Vec<u8> {
         [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
     let file = in_memory(&[]);
     let result = file.try_clone().expect("a descriptor more");
-    let output = Output::new(file, Path::new("example"), Vec::new(), None, PLAIN_BUFFER);
+    let (tell, sealer) = crossbeam_channel::bounded(1);
+    tell.send(Ok(Sealer::plain())).expect("there is room for one");
+    let output = Output::new(file, Path::new("example"), sealer, PLAIN_BUFFER);
     let options = WriteOptions { compression, threads: NonZeroUsize::new(1), ..Default::default() };
     let nothing = &mut |_: &_, _: &_| None;
     write::write(output, sealed, ID, &description(), &sections, nothing, &options)

@@ -1,7 +1,7 @@
 //! What opens and seals archives: key sets, and a ring of them.
 
 use std::cell::LazyCell;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::crypto::{
     ArchiveKey, Argon2Parameters, KdfError, MasterKey, SALT_LEN, Secret, UnwrapError, random_array,
@@ -96,12 +96,28 @@ impl KeySet {
     }
 }
 
+/// Keys to seal with: at hand, or still being derived beside what does not need them.
+pub trait SealingKeys: Sync {
+    /// Lends the keys, once they are there. The same ones each time.
+    ///
+    /// # Errors
+    /// When there are none after all; they are not lent then.
+    fn lend(&self, borrow: &mut dyn FnMut(&KeySet)) -> Result<()>;
+}
+
+impl SealingKeys for KeySet {
+    fn lend(&self, borrow: &mut dyn FnMut(&KeySet)) -> Result<()> {
+        borrow(self);
+        Ok(())
+    }
+}
+
 /// The secrets at hand. Remembers what they opened: deriving a key from a passphrase takes a
 /// second, and a chain of backups has many archives.
 #[derive(Default)]
 pub struct Keyring {
     secrets: Vec<Secret>,
-    sets: Mutex<Vec<KeySet>>,
+    sets: Mutex<Vec<Arc<KeySet>>>,
 }
 
 impl Keyring {
@@ -143,13 +159,13 @@ impl Keyring {
     }
 
     fn remember(&self, set: KeySet) {
-        self.sets.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(set);
+        self.sets.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::new(set));
     }
 
     /// The key that authenticates this header.
     pub(super) fn unlock(&self, header: &UnverifiedHeader) -> Result<ArchiveKey> {
         let id = header.unverified().id;
-        let known = |sets: &[KeySet]| {
+        let known = |sets: &[Arc<KeySet>]| {
             sets.iter().map(|set| set.archive_key(id)).find(|key| header.is_authentic(key))
         };
         let sets = self.sets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -173,6 +189,9 @@ impl Keyring {
     /// Runs `use_set` on the set of the archive with this header, which must be open already.
     pub fn set_of<T>(&self, id: VaultId, use_set: impl FnOnce(&KeySet) -> T) -> Option<T> {
         let sets = self.sets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        sets.iter().find(|set| set.id() == id).map(use_set)
+        let set = sets.iter().find(|set| set.id() == id).cloned();
+        // Whatever it is used for may need the ring, too.
+        drop(sets);
+        set.map(|set| use_set(&set))
     }
 }

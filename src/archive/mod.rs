@@ -15,6 +15,7 @@ mod extract;
 mod file;
 #[cfg(any(test, fuzzing))]
 mod forge;
+mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gather;
@@ -34,7 +35,7 @@ pub use error::{Error, Result};
 pub use extract::{ExtractOptions, Extracted, Select, TakeLine, select_all};
 pub use file::{PARTIAL_PREFIX, PendingArchive, remove_leftovers};
 pub use gather::{Noticed, OnChange, Section, Unchanged};
-pub use keys::{KeySet, Keyring};
+pub use keys::{KeySet, Keyring, SealingKeys};
 pub use metadata::{
     Amount, ArchiveIndex, ArchiveKind, ArchiveMetadata, ChainLink, Description, IndexEntry,
     IndexPart, SectionName, Where,

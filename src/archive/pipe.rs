@@ -2,13 +2,13 @@
 //! while other threads compress.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
@@ -17,41 +17,56 @@ use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
 
 /// Buffers on their way.
-const IN_FLIGHT: usize = 8;
+pub(super) const IN_FLIGHT: usize = 8;
+/// Most buffers that wait for the key they are sealed with (64 MiB). Deriving one from a passphrase
+/// takes about a second, in which most backups are read and compressed whole.
+const WAITING_MAX: usize = 256;
 /// Bytes of a buffer where the archive is not sealed.
 pub(super) const PLAIN_BUFFER: usize = 256 * 1024;
+
+/// What an archive file begins with, and how the rest of it is sealed.
+pub(super) struct Sealer {
+    pub(super) header: Vec<u8>,
+    pub(super) cipher: Option<SegmentCipher>,
+}
+
+impl Sealer {
+    /// Of an archive that is not sealed.
+    pub(super) fn plain() -> Self {
+        Self { header: Vec::new(), cipher: None }
+    }
+}
+
+/// A buffer, and whether it is the last one.
+type Full = (Vec<u8>, bool);
 
 /// Writes an archive file from its own thread.
 pub(super) struct Output {
     buffer: Vec<u8>,
     capacity: usize,
-    sender: Option<Sender<(Vec<u8>, bool)>>,
+    sender: Option<Sender<Full>>,
     empty: Receiver<Vec<u8>>,
     thread: Option<JoinHandle<Option<(u64, Digest)>>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
 impl Output {
-    /// Writes `header` to an empty file, and what is written behind it: sealed in segments of
-    /// `capacity` bytes where there is a cipher.
+    /// Writes to an empty file what `sealer` gives, and behind it what is written here: sealed in
+    /// segments of `capacity` bytes where there is a cipher. The sealer may come late.
     pub(super) fn new(
         file: File,
         path: &Path,
-        header: Vec<u8>,
-        cipher: Option<SegmentCipher>,
+        sealer: Receiver<Result<Sealer>>,
         capacity: usize,
     ) -> Self {
-        let (sender, full) = bounded::<(Vec<u8>, bool)>(IN_FLIGHT);
+        let (sender, full) = bounded(IN_FLIGHT);
         let (give_back, empty) = bounded(IN_FLIGHT);
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
         let path = path.to_owned();
         let thread = std::thread::spawn(move || {
             let mut file = Hashed { file, path, length: 0, hasher: Sha256::new() };
-            let written = file
-                .put(&header)
-                .and_then(|()| write_all(&mut file, cipher.as_ref(), &full, &give_back));
-            match written {
+            match write_all(&mut file, &sealer, &full, &give_back) {
                 Ok(()) => Some((file.length, Digest(file.hasher.finalize().into()))),
                 Err(error) => {
                     *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -65,9 +80,14 @@ impl Output {
 
     /// Hands over the buffer.
     fn send(&mut self, last: bool) -> Result<()> {
-        let next = self.empty.try_recv().unwrap_or_default();
+        let next = match self.empty.try_recv() {
+            Ok(mut empty) => {
+                empty.clear();
+                empty
+            }
+            Err(_) => Vec::with_capacity(self.capacity),
+        };
         let full = std::mem::replace(&mut self.buffer, next);
-        self.buffer.clear();
         let sent = self.sender.as_ref().is_some_and(|sender| sender.send((full, last)).is_ok());
         if sent { Ok(()) } else { Err(self.failure()) }
     }
@@ -136,12 +156,14 @@ impl Hashed {
 
 fn write_all(
     file: &mut Hashed,
-    cipher: Option<&SegmentCipher>,
-    full: &Receiver<(Vec<u8>, bool)>,
+    sealer: &Receiver<Result<Sealer>>,
+    full: &Receiver<Full>,
     give_back: &Sender<Vec<u8>>,
 ) -> Result<()> {
-    for (index, (mut buffer, last)) in (0u64..).zip(full) {
-        if let Some(cipher) = cipher {
+    let (Sealer { header, cipher }, waiting) = wait(sealer, full)?;
+    file.put(&header)?;
+    for (index, (mut buffer, last)) in (0u64..).zip(waiting.into_iter().chain(full)) {
+        if let Some(cipher) = &cipher {
             let index = u32::try_from(index).map_err(|_| Error::TooLarge("2^32 segments"))?;
             cipher.seal(index, last, &mut buffer);
         }
@@ -150,6 +172,26 @@ fn write_all(
         let _ = give_back.try_send(buffer);
     }
     Ok(())
+}
+
+/// The sealer, and the buffers that came before it.
+fn wait(sealer: &Receiver<Result<Sealer>>, full: &Receiver<Full>) -> Result<(Sealer, Vec<Full>)> {
+    let mut waiting = Vec::new();
+    let found = loop {
+        if waiting.len() >= WAITING_MAX {
+            break sealer.recv();
+        }
+        select! {
+            recv(sealer) -> found => break found,
+            recv(full) -> buffer => match buffer {
+                Ok(buffer) => waiting.push(buffer),
+                Err(_) if waiting.last().is_some_and(|(_, last)| *last) => break sealer.recv(),
+                // Given up: nothing of it is written.
+                Err(_) => return Err(Error::Worker),
+            },
+        }
+    };
+    Ok((found.map_err(|_| Error::Worker)??, waiting))
 }
 
 /// The payload of an archive file, sealed or not: opened piece by piece, in any order.
@@ -260,69 +302,108 @@ impl Read for Range {
     }
 }
 
+/// A buffer, and where in it the bytes are.
+pub(super) type Piece = (Vec<u8>, std::ops::Range<usize>);
+
+/// What is read ahead: bytes, in buffers of any length.
+pub(super) trait Pieces: Send {
+    /// The next bytes, and where in the buffer they are: none at the end. `spare` may be used for
+    /// them.
+    fn next(&mut self, spare: Vec<u8>) -> io::Result<Piece>;
+}
+
+/// What is opened is handed on as it is.
+impl Pieces for Range {
+    fn next(&mut self, mut spare: Vec<u8>) -> io::Result<Piece> {
+        if self.at >= self.end {
+            return Ok((spare, 0..0));
+        }
+        let piece_len = self.input.piece_len();
+        let from = usize::try_from(self.at % piece_len).unwrap_or(usize::MAX);
+        self.input.piece(self.at / piece_len, &mut spare).map_err(Error::into_io)?;
+        let wanted = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let count = spare.len().saturating_sub(from).min(wanted);
+        self.at += count as u64;
+        Ok((spare, from..from + count))
+    }
+}
+
+/// Reads from a stream into whole buffers.
+pub(super) struct Filled<R>(pub(super) R);
+
+impl<R: Read + Send> Pieces for Filled<R> {
+    fn next(&mut self, mut spare: Vec<u8>) -> io::Result<Piece> {
+        spare.resize(PLAIN_BUFFER, 0);
+        let mut filled = 0;
+        while filled < spare.len() {
+            match self.0.read(&mut spare[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((spare, 0..filled))
+    }
+}
+
 /// Reads ahead in a thread of its own.
 pub(super) struct Ahead {
-    receiver: Option<Receiver<io::Result<Vec<u8>>>>,
+    receiver: Option<Receiver<io::Result<Piece>>>,
     give_back: Sender<Vec<u8>>,
     buffer: Vec<u8>,
-    at: usize,
+    at: std::ops::Range<usize>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Ahead {
-    /// Reads `input` to its end or its first error.
-    pub(super) fn new(mut input: impl Read + Send + 'static) -> Self {
-        let (sender, receiver) = bounded(IN_FLIGHT);
-        let (give_back, empty): (Sender<Vec<u8>>, Receiver<Vec<u8>>) = bounded(IN_FLIGHT);
+    /// Reads `input` to its end or its first error, at most so many buffers ahead.
+    pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Self {
+        let (sender, receiver) = bounded(in_flight);
+        let (give_back, empty): (Sender<Vec<u8>>, Receiver<Vec<u8>>) = bounded(in_flight);
         let thread = std::thread::spawn(move || {
             loop {
-                let mut buffer = empty.try_recv().unwrap_or_default();
-                let read = fill(&mut input, &mut buffer);
-                let ends = !matches!(&read, Ok(count) if *count > 0);
-                if sender.send(read.map(|_| buffer)).is_err() || ends {
+                let read = input.next(empty.try_recv().unwrap_or_default());
+                let ends = !matches!(&read, Ok((_, bytes)) if !bytes.is_empty());
+                if sender.send(read).is_err() || ends {
                     return;
                 }
             }
         });
-        let (buffer, at) = (Vec::new(), 0);
+        let (buffer, at) = (Vec::new(), 0..0);
         Self { receiver: Some(receiver), give_back, buffer, at, thread: Some(thread) }
     }
 }
 
-/// Fills the buffer as far as the input reaches.
-fn fill(input: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    buffer.resize(PLAIN_BUFFER, 0);
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    buffer.truncate(filled);
-    Ok(filled)
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.buffer.len() {
-            let Some(receiver) = &self.receiver else { return Ok(0) };
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at.is_empty() {
+            let Some(receiver) = &self.receiver else { break };
             match receiver.recv() {
-                Ok(Ok(next)) if next.is_empty() => self.receiver = None,
-                Ok(Ok(next)) => {
+                Ok(Ok((_, next))) if next.is_empty() => self.receiver = None,
+                Ok(Ok((next, at))) => {
                     // Nobody to take it back any more: then it goes.
                     let _ = self.give_back.try_send(std::mem::replace(&mut self.buffer, next));
-                    self.at = 0;
+                    self.at = at;
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(Error::Worker.into_io()),
             }
         }
-        let count = buffer.len().min(self.buffer.len() - self.at);
-        buffer[..count].copy_from_slice(&self.buffer[self.at..self.at + count]);
-        self.at += count;
+        Ok(&self.buffer[self.at.clone()])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at.start += count.min(self.at.len());
+    }
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let count = buffer.len().min(bytes.len());
+        buffer[..count].copy_from_slice(&bytes[..count]);
+        self.consume(count);
         Ok(count)
     }
 }

@@ -12,13 +12,14 @@ use sha2::{Digest as _, Sha256};
 use super::compress::decompressor;
 use super::error::{Error, Result};
 use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
+use super::frames::ZstdFrames;
 use super::index::{Lines, parse_part, read_own};
 use super::keys::{KeySet, Keyring};
 use super::metadata::{
     ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
 use super::pass::{self, Control, Passed};
-use super::pipe::{Ahead, Input};
+use super::pipe::{Ahead, Filled, IN_FLIGHT, Input};
 use super::tar::TarReader;
 use super::write::part_name;
 use crate::crypto::ArchiveKey;
@@ -219,8 +220,17 @@ impl ArchiveReader {
         control: Control<'_>,
         lines: Option<&mut TakeLine<'_>>,
     ) -> Result<(Passed, Extracted)> {
-        let opened = Ahead::new(self.input.range(0, self.compressed_len));
-        let tar = Ahead::new(decompressor(opened, self.compression).map_err(Error::from_io)?);
+        let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT);
+        let tar = match self.compression {
+            Compression::Zstd => {
+                let frames = ZstdFrames::new(opened).map_err(Error::from_io)?;
+                Ahead::new(frames, ZstdFrames::IN_FLIGHT)
+            }
+            other => {
+                let tar = decompressor(opened, other).map_err(Error::from_io)?;
+                Ahead::new(Filled(tar), IN_FLIGHT)
+            }
+        };
         let failure = Mutex::new(None);
         let (send, jobs) = extract::queue();
         let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_channel::Receiver;
 use sha2::{Digest as _, Sha256};
 
-use super::compress::Compressor;
+use super::compress::{Compressor, Cut};
 use super::error::{Error, Result};
 use super::gather::{self, Content, Found, Item, Noticed, OnChange, Section, Unchanged};
 use super::hash::{Hashing, hashing};
@@ -146,7 +146,8 @@ struct Writer<'a> {
     /// Lines of the index since the last part.
     part: Vec<u8>,
     part_entries: u64,
-    parts: Vec<IndexPart>,
+    /// Where each part of the index is, its bytes and its lines.
+    parts: Vec<(Cut, u64, u64)>,
     hash: Sha256,
     noticed: Noticed,
 }
@@ -172,14 +173,21 @@ impl Writer<'_> {
         metadata: ArchiveMetadata,
     ) -> Result<Written> {
         self.end_part()?;
-        let index_offset = self.output.cut().map_err(Error::from_io)?;
+        let index_at = self.output.cut().map_err(Error::from_io)?;
+        let index_offset = self.offset(index_at)?;
         let sha256 = Digest(std::mem::take(&mut self.hash).finalize().into());
-        let parts = std::mem::take(&mut self.parts);
+        let parts = std::mem::take(&mut self.parts)
+            .into_iter()
+            .map(|(cut, bytes, entries)| {
+                Ok(IndexPart { offset: self.offset(cut)?, bytes, entries })
+            })
+            .collect::<Result<_>>()?;
         let metadata_sha256 = Digest(Sha256::digest(pretty(&metadata)?).into());
         let index = ArchiveIndex { amount: self.amount, parts, sha256, metadata_sha256 };
         self.own_entry(INDEX_NAME, &pretty(&index)?)?;
         self.put(&END)?;
-        let compressed_len = self.output.cut().map_err(Error::from_io)?;
+        let end = self.output.cut().map_err(Error::from_io)?;
+        let compressed_len = self.offset(end)?;
         let mut output = self.output.finish().map_err(Error::from_io)?;
         if sealed {
             let footer: [u8; FOOTER_LEN] = Footer { index_offset, compressed_len }.encode();
@@ -191,6 +199,10 @@ impl Writer<'_> {
         let noticed = Noticed { unstable, vanished, ..walked };
         let (amount, entries) = (self.amount, self.entries);
         Ok(Written { metadata, amount, entries, noticed, file_len, sha256 })
+    }
+
+    fn offset(&mut self, cut: Cut) -> Result<u64> {
+        self.output.offset(cut).map_err(Error::from_io)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -372,13 +384,13 @@ impl Writer<'_> {
             return Ok(());
         }
         let part = std::mem::take(&mut self.part);
-        let offset = self.output.cut().map_err(Error::from_io)?;
+        let cut = self.output.cut().map_err(Error::from_io)?;
         self.own_entry(&part_name(self.parts.len()), &part)?;
         self.output.cut().map_err(Error::from_io)?;
         self.hash.update(&part);
         let bytes = part.len() as u64;
         let entries = std::mem::take(&mut self.part_entries);
-        self.parts.push(IndexPart { offset, bytes, entries });
+        self.parts.push((cut, bytes, entries));
         self.part = part;
         self.part.clear();
         Ok(())

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::base::Base;
@@ -15,8 +16,8 @@ use super::place::{PREFIX, holds_way_back};
 use super::sealed::{self, Sensitive};
 use super::sidecar::{ComponentNote, Sidecar};
 use crate::archive::{
-    ArchiveId, ArchiveKind, ArchiveReader, ChainLink, Control, Description, KeySet, Noticed,
-    PendingArchive, Section, SectionName, WriteOptions, Written,
+    ArchiveId, ArchiveKind, ArchiveReader, ChainLink, Control, Description, Noticed,
+    PendingArchive, SealingKeys, Section, SectionName, WriteOptions, Written,
 };
 use crate::tree::{Digest, Entry, EntryKind, LocalTree, Timestamp, TreePath, TreeReader};
 
@@ -55,7 +56,7 @@ pub struct CreateRequest<'a> {
     /// What is noted: components, tag, terms. The sources are filled in.
     pub details: Details,
     /// What it is sealed with; nothing: it is a plain archive.
-    pub keys: Option<&'a KeySet>,
+    pub keys: Option<&'a dyn SealingKeys>,
     /// What is sealed even in a plain archive.
     pub sensitive: Option<Sensitive<'a>>,
     /// How it is written.
@@ -116,7 +117,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     for source in *sources {
         details.set_source(&source.section, &source.path);
     }
-    if !filter.include.is_empty() && !includes_any(sources, filter)? {
+    if !filter.include.is_empty() && !includes_any(sources, filter, options.cancelled)? {
         return Err(Error::NoSuchComponent(details.include.join(", ")));
     }
     let half_restored = HalfRestored::default();
@@ -125,7 +126,9 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     }
     let control = Control { cancelled: options.cancelled, progress: options.progress };
     let sealed_apart = match request.sensitive.as_ref().filter(|_| keys.is_none()) {
-        Some(sensitive) if sealed::has_sensitive(sensitive.files, sources, filter)? => {
+        Some(sensitive)
+            if sealed::has_sensitive(sensitive.files, sources, filter, options.cancelled)? =>
+        {
             let created = Timestamp { seconds: name.created, nanoseconds: 0 };
             let (output, verify) = (catalog.directory(), request.verify);
             sealed::write(sensitive, sources, filter, output, created, verify, options)?
@@ -248,12 +251,18 @@ impl HalfRestored {
     }
 }
 
+/// Refuses to go on once somebody asked to stop.
+pub(super) fn refuse_cancelled(cancelled: &AtomicBool) -> Result<()> {
+    if cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+}
+
 /// Whether there is anything of what was asked for.
-fn includes_any(sources: &[Source<'_>], filter: &Filter) -> Result<bool> {
+fn includes_any(sources: &[Source<'_>], filter: &Filter, cancelled: &AtomicBool) -> Result<bool> {
     for source in sources {
         let exclude =
             |path: &TreePath, kind: EntryKind| filter.excludes(&source.section, path, kind);
         for entry in source.reader.walk(&exclude)? {
+            refuse_cancelled(cancelled)?;
             if filter.include.name(&source.section, &entry?.path) {
                 return Ok(true);
             }

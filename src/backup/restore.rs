@@ -2,8 +2,10 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::chain::{Chain, Restored};
+use super::create::refuse_cancelled;
 use super::error::{Error, Result};
 use super::place::{Extent, Place, Placed, unfinished};
 use crate::archive::{Control, SectionName, Select};
@@ -163,7 +165,7 @@ pub fn restore(
     }
     if request.check_stores {
         for place in &places {
-            outcome.stores.extend(check_stores(&place.new_root())?);
+            outcome.stores.extend(check_stores(&place.new_root(), control.cancelled)?);
         }
     }
     let mut replaced = Vec::new();
@@ -238,12 +240,16 @@ fn is_empty(directory: &Path) -> Result<bool> {
 /// Runs the stores' own checks on a tree at rest.
 ///
 /// # Errors
-/// [`Error::StoreDamaged`] for the first that is.
-pub fn check_stores(root: &Path) -> Result<Vec<StoreCheck>> {
-    let failed = |error: stores::Error| Error::io("check", root)(std::io::Error::other(error));
-    let scan = stores::scan(root).map_err(failed)?;
+/// [`Error::StoreDamaged`] for the first that is; [`Error::Cancelled`].
+pub fn check_stores(root: &Path, cancelled: &AtomicBool) -> Result<Vec<StoreCheck>> {
+    let failed = |error: stores::Error| match error {
+        stores::Error::Cancelled { .. } => Error::Cancelled,
+        error => Error::io("check", root)(std::io::Error::other(error)),
+    };
+    let scan = stores::scan_until(root, cancelled).map_err(failed)?;
     let mut checks = Vec::new();
     for component in &scan.components {
+        refuse_cancelled(cancelled)?;
         let options = CheckOptions { scratch: Some(root.to_owned()) };
         let report = stores::check(root, component, &options).map_err(failed)?;
         if report.outcome == Outcome::Damaged {

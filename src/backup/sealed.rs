@@ -2,10 +2,11 @@
 //! match patterns of what is sensitive.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 
-use super::create::Source;
+use super::create::{Source, refuse_cancelled};
 use super::error::{Error, Result};
 use super::filter::{Filter, Terms};
 use crate::archive::{
@@ -91,12 +92,18 @@ pub(super) fn write(
 /// Whether any files of the sources are sensitive.
 ///
 /// # Errors
-/// When a source cannot be read.
-pub fn has_sensitive(sensitive: &Terms, sources: &[Source<'_>], filter: &Filter) -> Result<bool> {
+/// When a source cannot be read; [`Error::Cancelled`].
+pub fn has_sensitive(
+    sensitive: &Terms,
+    sources: &[Source<'_>],
+    filter: &Filter,
+    cancelled: &AtomicBool,
+) -> Result<bool> {
     for source in sources {
         let exclude =
             |path: &TreePath, kind: EntryKind| filter.excludes(&source.section, path, kind);
         for entry in source.reader.walk(&exclude)? {
+            refuse_cancelled(cancelled)?;
             let entry = entry?;
             if entry.metadata.kind != EntryKind::Directory
                 && sensitive.name(&source.section, &entry.path)

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use zeroize::Zeroizing;
 
@@ -80,7 +81,7 @@ impl Room {
             sources: &sources,
             filter,
             details,
-            keys: Some(&self.keys).filter(|_| !self.plain),
+            keys: (!self.plain).then_some(&self.keys),
             sensitive: Some(Sensitive { files: &self.sensitive, keys: &self.keys }),
             options: WriteOptions::default(),
             verify: true,
@@ -114,6 +115,23 @@ fn request<'a>(chain: &'a Chain<'a>, targets: &'a [Target]) -> RestoreRequest<'a
         check_stores: true,
         control: Control::default(),
     }
+}
+
+/// What looks through a source before anything is written stops, too.
+#[test]
+fn looking_can_be_stopped() {
+    let room = Room::new();
+    fs::write(room.source().join(".env"), "a secret").unwrap();
+    let tree = LocalTree::open(room.source()).unwrap();
+    let sources = [Source { section: SectionName::data(), path: room.source(), reader: &tree }];
+    let (going, stopped) = (AtomicBool::new(false), AtomicBool::new(true));
+    let look = |cancelled: &AtomicBool| {
+        has_sensitive(&room.sensitive, &sources, &Filter::default(), cancelled)
+    };
+    assert!(look(&going).unwrap());
+    assert!(matches!(look(&stopped), Err(Error::Cancelled)));
+    assert!(check_stores(&room.source(), &going).unwrap().is_empty());
+    assert!(matches!(check_stores(&room.source(), &stopped), Err(Error::Cancelled)));
 }
 
 fn is_socket(_: &TreePath, kind: EntryKind) -> bool {

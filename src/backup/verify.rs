@@ -98,7 +98,7 @@ pub fn test_restore(
     chain.restore(&targets, &select, false, control)?;
     let mut checks = Vec::new();
     for (_, tree, root) in &trees {
-        checks.extend(check_stores(root)?);
+        checks.extend(check_stores(root, control.cancelled)?);
         tree.remove(&crate::tree::TreePath::root())?;
     }
     place.close().map_err(Error::io("remove what was restored in", scratch))?;

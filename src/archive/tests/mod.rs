@@ -4,6 +4,7 @@
 mod arbitrary;
 mod damage;
 mod hostile;
+mod late;
 mod round_trip;
 mod source;
 
@@ -50,7 +51,7 @@ fn archive(
         [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
     let mut pending = PendingArchive::create(into)?;
     let written = pending.write(
-        keys,
+        keys.map(|keys| keys as &dyn SealingKeys),
         &description(ArchiveKind::Full),
         &sections,
         &mut |_, _| None,

@@ -167,6 +167,9 @@ fn a_vaults_keys_seal_and_open() {
     ArchiveReader::open(&file, &keyring).unwrap();
     assert_eq!(keyring.set_of(own.id(), |set| set.id()), Some(own.id()));
     assert!(keyring.set_of(crate::format::config::VaultId::random(), |_| ()).is_none());
+    // Who has borrowed a set can use the ring.
+    let opened = keyring.set_of(own.id(), |_| ArchiveReader::open(&file, &keyring).is_ok());
+    assert_eq!(opened, Some(true));
 }
 
 #[test]

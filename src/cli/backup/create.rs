@@ -15,7 +15,7 @@ use super::run::{Bar, Interrupt};
 use super::servers::{Servers, is_dump};
 use super::trees::Trees;
 use crate::archive::{
-    ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SectionName, WriteOptions,
+    ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SealingKeys, SectionName, WriteOptions,
 };
 use crate::backup::{
     self, BaseBackup, Catalog, CreateRequest, Created, Details, Filter, LiveTree, Lock, Sensitive,
@@ -135,8 +135,9 @@ struct Attempt<'a, 'scope> {
     interrupt: &'a Interrupt,
     catalog: &'a Catalog,
     vault: Option<&'a PathBuf>,
-    /// The keys, obtained once.
+    /// The keys of a sealed backup, derived once.
     deriving: Option<Deriving<'scope>>,
+    /// Those of what is sealed in a backup that is not.
     seal: Option<Seal>,
     /// Stores, by their path in the source, that are copied though nobody had them open: their app
     /// opens them only for moments.
@@ -167,7 +168,7 @@ impl Attempt<'_, '_> {
     /// Makes the backup; `changed` is told of a store that changed meanwhile and could be copied.
     fn make(&mut self, changed: &RefCell<Option<PathBuf>>) -> Result<Created, Failure> {
         let Self { args, job, context, interrupt, catalog, vault, .. } = *self;
-        let scan = stores::scan(&job.source).map_err(unreadable)?;
+        let scan = stores::scan_until(&job.source, interrupt.flag()).map_err(unreadable)?;
         let servers = Servers::look(job, context)?;
         let mut components = job.components(&scan.components, &servers)?;
         let mut exclude = job.exclude.clone();
@@ -221,13 +222,13 @@ impl Attempt<'_, '_> {
             servers: &servers,
         };
         let sources = trees.sources(reader, &job.source);
-        if job.encrypt {
-            let seal = self.seal()?;
-            return seal.with(|keys| work.create(&sources, Some(keys), None, seal.ring()));
+        if let Some(deriving) = &self.deriving {
+            deriving.calibrated();
+            return work.create(&sources, Some(deriving), None);
         }
         context.output.detail("not sealed, as asked for");
         if !work.has_sensitive(&sources)? {
-            return work.create(&sources, None, None, &Keyring::new());
+            return work.create(&sources, None, None);
         }
         let seal = self.seal().map_err(|failure| {
             if failure.code == ExitCode::NoSecret && !has_terminal() {
@@ -239,15 +240,14 @@ impl Attempt<'_, '_> {
                 failure
             }
         })?;
-        seal.with(|keys| work.create(&sources, None, Some(keys), seal.ring()))
+        seal.with(|keys| work.create(&sources, None, Some((keys, seal.ring()))))
     }
 
     fn seal(&mut self) -> Result<&Seal, Failure> {
         let Self { args, job, context, catalog, vault, .. } = *self;
-        let seal = match (self.seal.take(), self.deriving.take()) {
-            (Some(seal), _) => seal,
-            (None, Some(deriving)) => deriving.wait(context)?,
-            (None, None) => Asked::ask(args, job, vault, catalog, context)?.finish(context)?,
+        let seal = match self.seal.take() {
+            Some(seal) => seal,
+            None => Asked::ask(args, job, vault, catalog, context)?.finish(context)?,
         };
         Ok(self.seal.insert(seal))
     }
@@ -317,7 +317,14 @@ impl Attempt<'_, '_> {
 }
 
 fn unreadable(error: stores::Error) -> Failure {
-    Failure::new(ExitCode::Failure, error.to_string())
+    match error {
+        stores::Error::Cancelled { .. } => interrupted(),
+        error => Failure::new(ExitCode::Failure, error.to_string()),
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(ExitCode::Interrupted, "interrupted; no backup was made")
 }
 
 /// The vault that is mounted where the source is.
@@ -349,15 +356,14 @@ struct Work<'a, 's> {
 
 impl Work<'_, '_> {
     fn has_sensitive(&self, sources: &[Source<'_>]) -> Result<bool, Failure> {
-        Ok(backup::has_sensitive(self.sensitive, sources, self.filter)?)
+        Ok(backup::has_sensitive(self.sensitive, sources, self.filter, self.interrupt.flag())?)
     }
 
     fn create(
         &self,
         sources: &[Source<'_>],
-        keys: Option<&KeySet>,
-        for_sensitive: Option<&KeySet>,
-        ring: &Keyring,
+        keys: Option<&Deriving<'_>>,
+        for_sensitive: Option<(&KeySet, &Keyring)>,
     ) -> Result<Created, Failure> {
         let Self { args, job, context, catalog, .. } = self;
         let found = backup::find_base(catalog, &job.name, job.kind);
@@ -367,7 +373,10 @@ impl Work<'_, '_> {
                 .warn(format!("there is no backup of {} to build on: this one is full", job.name));
         }
         let base = match found {
-            Some(found) => Some((open_base(&found.path, keys, ring)?, found.name.clone())),
+            Some(found) => {
+                let ring = for_sensitive.map(|(_, ring)| ring);
+                Some((self.open_base(&found.path, keys, ring)?, found.name.clone()))
+            }
             None => None,
         };
         let writing = Bar::new(context, "writing the backup", None);
@@ -381,8 +390,8 @@ impl Work<'_, '_> {
             sources,
             filter: self.filter,
             details: self.details.clone(),
-            keys,
-            sensitive: for_sensitive.map(|keys| Sensitive { files: self.sensitive, keys }),
+            keys: keys.map(|keys| keys as &dyn SealingKeys),
+            sensitive: for_sensitive.map(|(keys, _)| Sensitive { files: self.sensitive, keys }),
             options: WriteOptions {
                 compression: job.compression,
                 level: job.level,
@@ -397,9 +406,13 @@ impl Work<'_, '_> {
         });
         drop(writing);
         self.servers.finish();
+        if let Some(keys) = keys.filter(|_| !self.interrupt.is_set()) {
+            // Without keys, that is the error to tell.
+            keys.get(context)?;
+        }
         let created = match created {
             Err(_) if self.interrupt.is_set() => {
-                return Err(Failure::new(ExitCode::Interrupted, "interrupted; no backup was made"));
+                return Err(interrupted());
             }
             Err(error) => {
                 let path =
@@ -412,6 +425,30 @@ impl Work<'_, '_> {
         };
         self.warn_of(&created);
         Ok(created)
+    }
+
+    /// Opens the backup that this one builds on.
+    fn open_base(
+        &self,
+        path: &Path,
+        keys: Option<&Deriving<'_>>,
+        ring: Option<&Keyring>,
+    ) -> Result<ArchiveReader, Failure> {
+        let opened = match keys {
+            Some(keys) => keys
+                .get(self.context)?
+                .with(|keys| ArchiveReader::open_with(path, keys).map_err(Failure::from)),
+            None => {
+                ArchiveReader::open(path, ring.unwrap_or(&Keyring::new())).map_err(Failure::from)
+            }
+        };
+        opened.map_err(|failure| match failure.code {
+            ExitCode::WrongSecret | ExitCode::NoSecret => failure.hint(
+                "this backup builds on an earlier one, which the secret does not open: use that \
+                 one's secret, or --type full",
+            ),
+            _ => failure,
+        })
     }
 
     fn warn_of(&self, created: &Created) {
@@ -449,22 +486,4 @@ impl Work<'_, '_> {
             output.detail(format!("sockets are not stored: {}", named(&noticed.sockets)));
         }
     }
-}
-
-/// Opens the backup that another one builds on.
-fn open_base(path: &Path, keys: Option<&KeySet>, ring: &Keyring) -> Result<ArchiveReader, Failure> {
-    let opened = match keys {
-        Some(keys) => ArchiveReader::open_with(path, keys),
-        None => ArchiveReader::open(path, ring),
-    };
-    opened.map_err(|error| {
-        let failure = Failure::from(error);
-        match failure.code {
-            ExitCode::WrongSecret | ExitCode::NoSecret => failure.hint(
-                "this backup builds on an earlier one, which the secret does not open: use that \
-                 one's secret, or --type full",
-            ),
-            _ => failure,
-        }
-    })
 }

@@ -1,11 +1,14 @@
 //! What backups are sealed and opened with.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::defaults::Job;
 use super::{BackupSecret, CreateArgs, ProfileArgs};
-use crate::archive::{ArchiveReader, KeySet, Keyring, peek};
+use crate::archive::{self, ArchiveReader, KeySet, Keyring, SealingKeys, peek};
 use crate::backup::{Backup, BackupName, Catalog};
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
@@ -14,7 +17,7 @@ use crate::cli::profile_args;
 use crate::cli::prompt::has_terminal;
 use crate::cli::vault_args::{ConfigArgs, unlock};
 use crate::crypto::Argon2Parameters;
-use crate::format::config::VaultId;
+use crate::format::config::{Derivation, VaultId};
 use crate::vault::calibrated_cost;
 
 /// Where the secret of a backup comes from: as the command line says, else as the profile of its app
@@ -133,13 +136,20 @@ impl<'a> Asked<'a> {
         Ok(Self::Secret { ring, is_typed, newest, cost: args.cost.args().cost()? })
     }
 
-    fn derive(self) -> Derived {
+    /// Derives the keys. `quiet` is dropped as soon as nothing that others do meanwhile can make the
+    /// new slots cheaper.
+    fn derive(self, quiet: Sender<()>) -> Derived {
         let (ring, is_typed, newest, cost) = match self {
             Self::Open(seal) => return Ok((seal, None)),
             Self::Secret { ring, is_typed, newest, cost } => (ring, is_typed, newest, cost),
         };
         let mut warning = None;
+        let mut quiet = Some(quiet);
+        let mut least = None;
         if let Some(newest) = newest {
+            // Its slots are shared nearly always; new ones cost no less than they do.
+            least = cost_of(newest);
+            quiet = None;
             match ArchiveReader::open(&newest.path, &ring) {
                 Ok(reader) => {
                     let shared = reader.header().map(|header| header.config.unverified().vault_id);
@@ -147,14 +157,14 @@ impl<'a> Asked<'a> {
                         return Ok((Seal { ring, own: None, shared }, None));
                     }
                 }
-                Err(crate::archive::Error::WrongSecret) if is_typed => {
+                Err(archive::Error::WrongSecret) if is_typed => {
                     return Err(Failure::new(
                         ExitCode::WrongSecret,
                         format!("that does not open {}", newest.file_name()),
                     )
                     .hint("a new passphrase is taken from --passphrase-file and the like"));
                 }
-                Err(crate::archive::Error::WrongSecret) => {
+                Err(archive::Error::WrongSecret) => {
                     warning = Some(format!(
                         "the secret does not open {}: this backup has key slots of its own",
                         newest.file_name()
@@ -164,37 +174,122 @@ impl<'a> Asked<'a> {
             }
         }
         let created = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-        let own = ring.new_set(|| cost.map_or_else(calibrated_cost, Ok), created)?;
+        let cost = || {
+            let calibrated = || calibrated_cost().map(|cost| dearer(cost, least));
+            let found = cost.map_or_else(calibrated, Ok);
+            drop(quiet);
+            found
+        };
+        let own = ring.new_set(cost, created)?;
         Ok((Seal { ring, own: Some(own), shared: None }, warning))
     }
 
     /// Derives the keys in a thread of their own.
     pub(super) fn begin<'scope>(self, scope: &'scope Scope<'scope, 'a>) -> Deriving<'scope> {
-        Deriving(scope.spawn(|| self.derive()))
+        let (hold, quiet) = bounded(0);
+        let thread = Mutex::new(Some(scope.spawn(|| self.derive(hold))));
+        Deriving { thread, quiet, seal: OnceLock::new(), told: Mutex::default() }
     }
 
     /// Derives the keys.
     pub(super) fn finish(self, context: &Context) -> Result<Seal, Failure> {
-        tell(self.derive(), context)
+        let (seal, warning) = self.derive(bounded(0).0)?;
+        if let Some(warning) = warning {
+            context.output.warn(warning);
+        }
+        Ok(seal)
     }
 }
 
-/// Keys that are being derived beside what does not need them.
-pub(super) struct Deriving<'scope>(ScopedJoinHandle<'scope, Derived>);
+/// What the dearest passphrase slot of a backup costs.
+fn cost_of(backup: &Backup) -> Option<Argon2Parameters> {
+    let header = peek(&backup.path).ok()??;
+    let slots = &header.unverified().config.unverified().slots;
+    let costs = slots.iter().filter_map(|slot| match slot.parameters.derivation {
+        Derivation::Passphrase(cost) => Some(cost),
+        _ => None,
+    });
+    costs.max_by_key(|cost| work(*cost))
+}
+
+fn work(cost: Argon2Parameters) -> u64 {
+    u64::from(cost.memory_kib()) * u64::from(cost.iterations())
+}
+
+/// The one that costs more, of those that a new slot may have.
+fn dearer(cost: Argon2Parameters, least: Option<Argon2Parameters>) -> Argon2Parameters {
+    let allowed = |cost: &Argon2Parameters| {
+        Argon2Parameters::new(cost.memory_kib(), cost.iterations(), cost.lanes()).is_ok()
+    };
+    least.filter(allowed).filter(|least| work(*least) > work(cost)).unwrap_or(cost)
+}
+
+/// Keys that are being derived, once, beside what does not need them.
+pub(super) struct Deriving<'scope> {
+    thread: Mutex<Option<ScopedJoinHandle<'scope, Derived>>>,
+    quiet: Receiver<()>,
+    seal: OnceLock<Option<Seal>>,
+    told: Mutex<Told>,
+}
+
+/// What there is to say of a derivation.
+#[derive(Default)]
+struct Told {
+    warning: Option<String>,
+    failure: Option<Failure>,
+}
 
 impl Deriving<'_> {
-    pub(super) fn wait(self, context: &Context) -> Result<Seal, Failure> {
-        let derived = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        tell(derived, context)
+    /// Waits until the cost of new key slots is found, which a busy machine would make too small.
+    pub(super) fn calibrated(&self) {
+        // Nothing is ever sent.
+        let _ = self.quiet.recv();
+    }
+
+    /// Waits for the keys.
+    fn wait(&self) -> Option<&Seal> {
+        let derive = || {
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let derived = thread?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            match derived {
+                Ok((seal, warning)) => {
+                    told.warning = warning;
+                    Some(seal)
+                }
+                Err(failure) => {
+                    told.failure = Some(failure);
+                    None
+                }
+            }
+        };
+        self.seal.get_or_init(derive).as_ref()
+    }
+
+    /// Waits for the keys, and says what there is to say of them.
+    pub(super) fn get(&self, context: &Context) -> Result<&Seal, Failure> {
+        let seal = self.wait();
+        let told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(warning) = told.warning {
+            context.output.warn(warning);
+        }
+        match (seal, told.failure) {
+            (Some(seal), _) => Ok(seal),
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Err(lost()),
+        }
     }
 }
 
-fn tell(derived: Derived, context: &Context) -> Result<Seal, Failure> {
-    let (seal, warning) = derived?;
-    if let Some(warning) = warning {
-        context.output.warn(warning);
+impl SealingKeys for Deriving<'_> {
+    fn lend(&self, borrow: &mut dyn FnMut(&KeySet)) -> archive::Result<()> {
+        let lent = self.wait().and_then(|seal| seal.lend(borrow));
+        lent.ok_or(archive::Error::NoSecret)
     }
-    Ok(seal)
+}
+
+fn lost() -> Failure {
+    Failure::new(ExitCode::Failure, "the keys of the backups are lost")
 }
 
 /// What a new backup is sealed with: a set that earlier ones share, or a new one.
@@ -210,16 +305,44 @@ impl Seal {
         &self.ring
     }
 
+    /// Lends the keys; `None` where there are none.
+    fn lend(&self, borrow: impl FnOnce(&KeySet)) -> Option<()> {
+        match (&self.own, self.shared) {
+            (Some(own), _) => {
+                borrow(own);
+                Some(())
+            }
+            (None, Some(id)) => self.ring.set_of(id, borrow),
+            (None, None) => None,
+        }
+    }
+
     /// Lends the keys. There is no way without them: nothing is left unsealed by accident.
     pub(super) fn with<T>(
         &self,
         use_keys: impl FnOnce(&KeySet) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let lost = || Failure::new(ExitCode::Failure, "the keys of the earlier backups are lost");
-        match (&self.own, self.shared) {
-            (Some(own), _) => use_keys(own),
-            (None, Some(id)) => self.ring.set_of(id, use_keys).unwrap_or_else(|| Err(lost())),
-            (None, None) => Err(lost()),
-        }
+        let mut used = None;
+        self.lend(|keys| used = Some(use_keys(keys)));
+        used.unwrap_or_else(|| Err(lost()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn new_slots_are_no_cheaper_than_those_before() {
+        let cost = |mib: u32, passes| Argon2Parameters::new(mib * 1024, passes, 1).unwrap();
+        let found = cost(256, 4);
+        assert_eq!(dearer(found, None), found);
+        assert_eq!(dearer(found, Some(cost(256, 5))), cost(256, 5));
+        assert_eq!(dearer(found, Some(cost(256, 3))), found);
+        assert_eq!(dearer(found, Some(cost(64, 17))), cost(64, 17));
+        // One that no new slot may have counts for nothing.
+        let small = Argon2Parameters::of_existing(8, 1 << 20, 1).unwrap();
+        assert_eq!(dearer(found, Some(small)), found);
     }
 }

@@ -6,7 +6,7 @@ use super::RestoreArgs;
 use super::defaults::sensitive_of;
 use super::keys::secret_of;
 use super::run::{Bar, Interrupt};
-use crate::archive::{ArchiveKind, KeySet, Keyring, WriteOptions};
+use crate::archive::{ArchiveKind, KeySet, Keyring, SealingKeys, WriteOptions};
 use crate::backup::{
     self, Catalog, Chain, Component, CreateRequest, Details, Error, Filter, Lock, Replaced,
     Sensitive, Source, Terms,
@@ -86,7 +86,8 @@ impl Safety<'_> {
     /// Beside a backup that is not sealed: what is sensitive is sealed all the same.
     fn of_unsealed(&self, directory: &Path) -> Result<PathBuf, Failure> {
         let trees = self.trees()?;
-        if !backup::has_sensitive(&self.patterns, &self.sources(&trees), &self.filter()?)? {
+        let (sources, cancelled) = (self.sources(&trees), self.interrupt.flag());
+        if !backup::has_sensitive(&self.patterns, &sources, &self.filter()?, cancelled)? {
             return self.make(directory, None, None);
         }
         let asked;
@@ -175,7 +176,7 @@ impl Safety<'_> {
                 tag: Some(SAFETY.to_owned()),
                 ..Details::default()
             },
-            keys,
+            keys: keys.map(|keys| keys as &dyn SealingKeys),
             sensitive: for_sensitive.map(|keys| Sensitive { files: &self.patterns, keys }),
             options: WriteOptions {
                 cancelled: self.interrupt.flag(),
