@@ -16,9 +16,7 @@ use super::record::{LedgerReference, Origin, Phase, Record, Restored, StoredPath
 use super::survey::{Stage, TreeProgress};
 use super::switch::present;
 use super::watched::WatchedTree;
-use crate::tree::{
-    self, Comparison, CopyOptions, Difference, EntryKind, Mismatch, TreePath, TreeReader,
-};
+use crate::tree::{self, Comparison, CopyOptions, EntryKind, Mismatch, TreePath, TreeReader};
 
 /// What a rollback may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,17 +183,16 @@ impl Engine<'_> {
             Some(mount) => mount.clone(),
             None => self.environment.mount(&self.private_mount_point()?, MountAccess::ReadOnly)?,
         };
-        let compared = local(&mount.content)
-            .and_then(|vault| self.compare(Side::Vault, &vault, self.source_ledger()?))
-            .map(|found| self.leave_out_expected(&mount.content, found));
+        let compared = self.compare_with_migrated(&mount.content);
         if current.is_none() {
             self.environment.unmount()?;
         }
         compared
     }
 
-    /// Drops differences that are none of the user's data.
-    fn leave_out_expected(&self, vault: &Path, mut found: Comparison) -> Comparison {
+    /// Compares a mounted vault with the source's ledger; differences that are none of the user's
+    /// data don't count.
+    fn compare_with_migrated(&self, vault: &Path) -> Result<Comparison> {
         let edits: Vec<_> = self
             .state()
             .switching
@@ -210,17 +207,14 @@ impl Engine<'_> {
                         .is_ok_and(|bytes| bytes == edit.edited.0)
             })
         };
-        found.differences.retain(|Difference { path, mismatch }| {
-            let expected = match mismatch {
-                Mismatch::Modified { .. } => true,
-                Mismatch::Size { .. } | Mismatch::Content { .. } => ours(path),
-                Mismatch::OnlyRight { .. } => is_scratch_of_store(path),
-                _ => false,
-            };
-            !expected
-        });
-        found.total_differences = u64::try_from(found.differences.len()).unwrap_or(u64::MAX);
-        found
+        let expected = |path: &TreePath, mismatch: &Mismatch| match mismatch {
+            Mismatch::Modified { .. } => true,
+            Mismatch::Size { .. } | Mismatch::Content { .. } => ours(path),
+            Mismatch::OnlyRight { .. } => is_scratch_of_store(path),
+            _ => false,
+        };
+        let ledger = self.source_ledger()?;
+        self.compare_overlooking(Side::Vault, &local(vault)?, ledger, &expected)
     }
 
     pub(super) fn roll_back_to(&mut self, origin: Origin) -> Result<RolledBack> {

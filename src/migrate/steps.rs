@@ -29,6 +29,9 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// its parent has open.
 const PASSING: Duration = Duration::from_millis(500);
 
+/// How many differences of a comparison are kept. The tree may have any number of entries.
+const DIFFERENCES: usize = 1000;
+
 impl Engine<'_> {
     /// Stops the app, and reads the source whole.
     pub(super) fn survey(&mut self) -> Result<()> {
@@ -247,7 +250,13 @@ impl Engine<'_> {
     fn mend(&mut self, found: &Comparison) -> Result<()> {
         let point = self.working_mount_point()?;
         let mount = self.environment.mount(&point, MountAccess::ReadWrite)?;
-        let removed = self.remove_extra(&mount, found);
+        let all_known = usize::try_from(found.total_differences) == Ok(found.differences.len());
+        let removed = if all_known {
+            self.remove_extra(&mount, found)
+        } else {
+            // More than are told of: all of it is copied again.
+            self.remove_entry(&mount, &TreePath::root())
+        };
         self.environment.unmount()?;
         removed?;
         self.copy_but(&found.differences.iter().map(|found| found.path.clone()).collect())
@@ -255,16 +264,23 @@ impl Engine<'_> {
 
     /// Removes from the vault what the source does not have.
     fn remove_extra(&self, mount: &Mount, found: &Comparison) -> Result<()> {
+        let extra = |found: &&Difference| matches!(found.mismatch, Mismatch::OnlyRight { .. });
+        found
+            .differences
+            .iter()
+            .filter(extra)
+            .try_for_each(|found| self.remove_entry(mount, &found.path))
+    }
+
+    /// Removes an entry of the vault; of the root, all that it holds.
+    fn remove_entry(&self, mount: &Mount, path: &TreePath) -> Result<()> {
         let tree = local(&mount.content)?;
         let tree = WatchedTree { tree: &tree, hands: &self.environment.hands };
-        let extra = |found: &&Difference| matches!(found.mismatch, Mismatch::OnlyRight { .. });
-        found.differences.iter().filter(extra).try_for_each(|found| {
-            match tree.remove(&found.path) {
-                // Gone with the directory that held it.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-                outcome => Ok(outcome?),
-            }
-        })
+        match tree.remove(path) {
+            // Gone with the directory that held it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Compares the vault, through a fresh mount, with the source's ledger, and checks its stores.
@@ -310,6 +326,17 @@ impl Engine<'_> {
         tree: &dyn TreeReader,
         ledger: LedgerReader,
     ) -> Result<Comparison> {
+        self.compare_overlooking(side, tree, ledger, &|_, _| false)
+    }
+
+    /// The same; differences of which `overlook` says so don't count.
+    pub(super) fn compare_overlooking(
+        &self,
+        side: Side,
+        tree: &dyn TreeReader,
+        ledger: LedgerReader,
+        overlook: &(dyn Fn(&TreePath, &Mismatch) -> bool + Sync),
+    ) -> Result<Comparison> {
         let environment = &self.environment;
         let exclude = |path: &TreePath, kind| self.excludes(side, path, kind);
         let options = CompareOptions {
@@ -317,7 +344,8 @@ impl Engine<'_> {
             jobs: Some(environment.threads()),
             cancelled: environment.observer.cancelled(),
             progress: &TreeProgress(environment.observer),
-            limit: usize::MAX,
+            limit: DIFFERENCES,
+            overlook,
             ..CompareOptions::default()
         };
         Ok(tree::compare_manifest(ledger, tree, &options)?)

@@ -536,3 +536,36 @@ fn a_directory_with_the_inode_of_originals_that_are_gone_is_made_again() {
     assert_eq!(fs::read(app.source().join("one")).unwrap(), b"one");
     assert_eq!(names(&app), ["app.yaml", "data", "vault"]);
 }
+
+/// After a power cut any number of files may be what they seem and yet hold something else.
+#[test]
+fn a_copy_that_is_mostly_wrong_is_made_again() {
+    for wrong in [5, 1005] {
+        let (_directory, app) = app();
+        for number in 0..wrong {
+            fs::write(app.source().join(format!("{number:04}")), "right").unwrap();
+        }
+        let before = Image::of(&app.source());
+        let vault = app.vault();
+        app.await_rest();
+        let plan = plan(&app.request(SwitchMode::Repoint), &Unobserved).unwrap();
+        let watch = Arc::new(Fails(Change::Sync));
+        let mut engine = Engine::begin(environment(&vault, watch), &plan).unwrap();
+        engine.advance().unwrap_err();
+        assert_eq!(engine.state().phase, Phase::Snapshotted);
+        drop(engine);
+        let content = vault.content();
+        for number in 0..wrong {
+            let path = content.join(format!("{number:04}"));
+            let modified = fs::metadata(&path).unwrap().modified().unwrap();
+            let mut file = fs::File::options().write(true).open(&path).unwrap();
+            std::io::Write::write_all(&mut file, b"wrong").unwrap();
+            file.set_modified(modified).unwrap();
+        }
+        fs::write(content.join("extra"), "extra").unwrap();
+        let mut engine = reopen(&vault, Arc::new(Unwatched));
+        engine.advance().unwrap();
+        assert_eq!(Image::of(&content), before);
+        assert_eq!(Image::of(&app.source()), before);
+    }
+}

@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::record::Phase;
 use super::survey::Stage;
 use crate::stores::{self, CheckReport, Component, Outcome};
-use crate::tree::{Comparison, Mismatch};
+use crate::tree::Comparison;
 
 /// A store and what its check said.
 #[derive(Clone, Debug, Serialize)]
@@ -88,8 +88,7 @@ impl Engine<'_> {
             let _ = std::fs::remove_dir(self.place.mount_point());
         }
         let (vault, stores) = read?;
-        let unreadable = |mismatch: &Mismatch| matches!(mismatch, Mismatch::Unreadable { .. });
-        let readable = !vault.differences.iter().any(|found| unreadable(&found.mismatch));
+        let readable = vault.unreadable == 0;
         let originals = match self.find_originals()? {
             Some(path) if self.state().wiping.is_none() => {
                 observer.stage(Stage::VerifySource, self.source_totals());

@@ -36,6 +36,8 @@ pub struct CompareOptions<'a> {
     pub known: &'a (dyn Fn(&Entry) -> Option<Digest> + Sync),
     /// How many differences are kept; the rest are only counted.
     pub limit: usize,
+    /// Says of a difference that it does not count at all.
+    pub overlook: &'a (dyn Fn(&TreePath, &Mismatch) -> bool + Sync),
 }
 
 impl Default for CompareOptions<'_> {
@@ -48,6 +50,7 @@ impl Default for CompareOptions<'_> {
             progress: &(),
             known: &|_| None,
             limit: 10_000,
+            overlook: &|_, _| false,
         }
     }
 }
@@ -65,6 +68,8 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// How many there are in all.
     pub total_differences: u64,
+    /// How many of them are entries that cannot be read.
+    pub unreadable: u64,
 }
 
 impl Comparison {
@@ -224,13 +229,20 @@ struct Job {
     right_link: Option<TreePath>,
 }
 
+#[derive(Default)]
+struct Found {
+    differences: Vec<Difference>,
+    total: u64,
+    unreadable: u64,
+}
+
 struct State<'a> {
     left: Option<&'a dyn TreeReader>,
     right: &'a dyn TreeReader,
     options: &'a CompareOptions<'a>,
     stopped: AtomicBool,
     failed: Mutex<Option<Error>>,
-    found: Mutex<(Vec<Difference>, u64)>,
+    found: Mutex<Found>,
     files: AtomicU64,
     bytes: AtomicU64,
 }
@@ -247,7 +259,7 @@ fn join<'a>(
         options,
         stopped: AtomicBool::new(false),
         failed: Mutex::new(None),
-        found: Mutex::new((Vec::new(), 0)),
+        found: Mutex::default(),
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
     };
@@ -269,7 +281,7 @@ fn join<'a>(
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let (mut differences, total_differences) =
+    let Found { mut differences, total, unreadable } =
         found.into_inner().unwrap_or_else(PoisonError::into_inner);
     differences.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(Comparison {
@@ -277,7 +289,8 @@ fn join<'a>(
         files: files.into_inner(),
         bytes: bytes.into_inner(),
         differences,
-        total_differences,
+        total_differences: total,
+        unreadable,
     })
 }
 
@@ -288,10 +301,14 @@ impl State<'_> {
     }
 
     fn report(&self, path: &TreePath, mismatch: Mismatch) {
+        if (self.options.overlook)(path, &mismatch) {
+            return;
+        }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.1 += 1;
-        if found.0.len() < self.options.limit {
-            found.0.push(Difference { path: path.clone(), mismatch });
+        found.total += 1;
+        found.unreadable += u64::from(matches!(mismatch, Mismatch::Unreadable { .. }));
+        if found.differences.len() < self.options.limit {
+            found.differences.push(Difference { path: path.clone(), mismatch });
         }
     }
 

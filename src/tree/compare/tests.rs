@@ -179,6 +179,36 @@ fn differences_are_counted_beyond_the_limit() {
     assert_eq!(comparison.differences.len(), 10);
     assert!(comparison.total_differences > 230);
     assert!(!comparison.is_equal());
+    assert_eq!(comparison.unreadable, 0);
+}
+
+#[test]
+fn what_is_overlooked_does_not_count() {
+    let pair = pair();
+    pair.right.remove(&path("many")).unwrap();
+    std::fs::write(pair.right_path.join("first"), "changed").unwrap();
+    let overlook = |path: &TreePath, mismatch: &Mismatch| {
+        matches!(mismatch, Mismatch::OnlyLeft { .. }) || path.is_root()
+    };
+    let options = CompareOptions { overlook: &overlook, limit: 1, ..CompareOptions::default() };
+    let comparison = compare(&pair.left, &pair.right, &options).unwrap();
+    assert_eq!(comparison.differences.len(), 1);
+    // Times and size of one file under its three names.
+    assert_eq!(comparison.total_differences, 6, "{:?}", comparison.differences);
+}
+
+#[test]
+fn what_cannot_be_read_is_counted_beyond_the_limit() {
+    let pair = pair();
+    let manifest = pair.left.walk(&exclude_nothing).unwrap().map(|entry| {
+        let Entry { path, metadata, .. } = entry?;
+        Ok(ManifestEntry { path, metadata, link_to: None, sha256: None })
+    });
+    let options = CompareOptions { limit: 1, ..CompareOptions::default() };
+    let comparison = compare_manifest(manifest, &pair.right, &options).unwrap();
+    assert_eq!(comparison.differences.len(), 1);
+    assert!(comparison.unreadable > 200, "{}", comparison.unreadable);
+    assert!(comparison.unreadable < comparison.total_differences);
 }
 
 #[test]
