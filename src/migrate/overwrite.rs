@@ -1,4 +1,4 @@
-//! The system calls of a wipe, on one file.
+//! The system calls of a wipe.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +34,20 @@ impl Drop for ManyFiles {
     fn drop(&mut self) {
         let _ = setrlimit(Resource::Nofile, self.0);
     }
+}
+
+/// The names in a directory, sorted by their bytes as a walk is.
+pub(super) fn names_in(directory: &OwnedFd) -> std::result::Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Renames to a name of ours, never over something.

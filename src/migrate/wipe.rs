@@ -21,13 +21,17 @@ use super::error::{Error, Result};
 use super::ledger::{LedgerEntry, LedgerReader};
 use super::operations::{Change, Hands, open_directory, parent_of, sync_parent};
 use super::overwrite::{
-    ManyFiles, PREFIX, is_as_verified, open_for_writing, overwrite_data, take, taken_name,
+    ManyFiles, PREFIX, is_as_verified, names_in, open_for_writing, overwrite_data, take, taken_name,
 };
 use super::survey::Observer;
 use crate::tree::{EntryKind, TreePath};
 
-/// Removals that share one sync; each may hold a directory's descriptor.
-const BATCH: usize = 256;
+/// Removals that share one sync.
+const BATCH: usize = 4096;
+/// Directories entered between two syncs; the removals hold each of them open.
+const ENTERED: usize = 256;
+/// Bytes overwritten between two syncs, about: they wait in memory.
+const UNSYNCED: u64 = 256 << 20;
 /// A file of more bytes is synced by itself.
 const LARGE: u64 = 4 << 20;
 /// Bytes overwritten at once.
@@ -60,7 +64,10 @@ struct Work<'a, 'b> {
     ledger: LedgerReader,
     next: Option<LedgerEntry>,
     removals: Vec<Removal>,
-    unsynced: bool,
+    /// Bytes overwritten since the last sync.
+    unsynced: u64,
+    /// Directories entered since then.
+    entered: usize,
     buffer: Vec<u8>,
     /// How many names in the ledger a file with several has, by the first of them.
     names: HashMap<TreePath, u64>,
@@ -96,7 +103,8 @@ impl Wipe<'_> {
             ledger,
             next,
             removals: Vec::new(),
-            unsynced: false,
+            unsynced: 0,
+            entered: 0,
             buffer: vec![0; BUFFER],
             names,
             gone: HashMap::new(),
@@ -175,7 +183,7 @@ impl Work<'_, '_> {
             vec![Level { directory: Rc::clone(root), path: TreePath::root(), names, known: true }];
         while let Some(level) = levels.last_mut() {
             self.wipe.observer.check()?;
-            if self.removals.len() >= BATCH {
+            if self.is_due() {
                 self.flush(root)?;
                 continue;
             }
@@ -197,6 +205,7 @@ impl Work<'_, '_> {
             let Ok(path) = level.path.join(&name) else { continue };
             if let Some(level) = self.entry(&directory, name, path)? {
                 levels.push(level);
+                self.entered += 1;
             }
         }
         Ok(())
@@ -368,13 +377,25 @@ impl Work<'_, '_> {
             }
             Ok::<_, Error>(true)
         })?;
-        self.unsynced |= overwritten && size <= LARGE;
+        if overwritten && size <= LARGE {
+            self.unsynced += size;
+        }
         Ok(overwritten)
+    }
+
+    /// Whether enough waits for a sync.
+    fn is_due(&self) -> bool {
+        let removals = self.removals.len();
+        removals >= BATCH
+            || self.unsynced >= UNSYNCED
+            // With nothing to remove, a flush would let none of them go.
+            || (self.entered >= ENTERED && removals > 0)
     }
 
     /// Makes the overwrites durable, then removes what is queued.
     fn flush(&mut self, root: &OwnedFd) -> Result<()> {
-        if std::mem::take(&mut self.unsynced) {
+        self.entered = 0;
+        if std::mem::take(&mut self.unsynced) > 0 {
             self.wipe.sync(root)?;
         }
         for removal in std::mem::take(&mut self.removals) {
@@ -445,16 +466,7 @@ impl Work<'_, '_> {
     }
 
     fn list(&self, directory: &OwnedFd, path: &TreePath) -> Result<std::vec::IntoIter<Vec<u8>>> {
-        let failed = |error: Errno| self.error("list", path, error);
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
-            }
-        }
-        names.sort_unstable();
+        let names = names_in(directory).map_err(|error| self.error("list", path, error))?;
         Ok(names.into_iter())
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -257,4 +257,62 @@ fn interrupted_anywhere_it_goes_on() {
         stops += 1;
     }
     assert!(stops > 10, "the enumeration went through every change: {stops}");
+}
+
+/// What is made, in its order.
+#[derive(Default)]
+struct Notes(parking_lot::Mutex<Vec<Change>>);
+
+impl Watch for Notes {
+    fn before(&self, _: &Operation<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, operation: &Operation<'_>) {
+        self.0.lock().push(operation.change);
+    }
+}
+
+/// However many share a sync, none loses its name before its overwriting is durable; and neither the
+/// descriptors nor what waits in memory grow with the tree.
+#[test]
+fn overwrites_are_durable_before_names_go() {
+    let directories = 2 * ENTERED + 10;
+    let fixture = Fixture::new(|root| {
+        for directory in 0..directories {
+            let directory = root.join(directory.to_string());
+            fs::create_dir(&directory).unwrap();
+            for file in 0..3 {
+                fs::write(directory.join(file.to_string()), b"content").unwrap();
+            }
+        }
+        let large = root.join("large");
+        fs::create_dir(&large).unwrap();
+        for file in 0..70 {
+            fs::File::create(large.join(file.to_string())).unwrap().set_len(LARGE).unwrap();
+            // A page of data; the rest is a hole, which counts as well.
+            fs::File::options()
+                .write(true)
+                .open(large.join(file.to_string()))
+                .unwrap()
+                .write_at(b"content", LARGE / 2)
+                .unwrap();
+        }
+    });
+    let notes = Arc::new(Notes::default());
+    let account = fixture.wipe(Arc::clone(&notes) as Arc<dyn Watch>, Wipeability::InPlace).unwrap();
+    assert_eq!(account.overwritten_in_place.files, 3 * directories as u64 + 70);
+    assert!(!fixture.root().exists());
+    let (mut unsynced, mut since, mut syncs) = (0, 0, 0);
+    for change in notes.0.lock().iter() {
+        match change {
+            Change::Overwrite => (unsynced, since) = (unsynced + 1, since + 1),
+            Change::Sync => (unsynced, since, syncs) = (0, 0, syncs + 1),
+            Change::Unlink => assert_eq!(unsynced, 0),
+            _ => {}
+        }
+        assert!(since <= 3 * ENTERED + 3, "{since}");
+    }
+    // Two for the directories, one for the bytes, and those at the end.
+    assert!((4..=6).contains(&syncs), "{syncs}");
 }
