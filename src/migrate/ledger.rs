@@ -13,7 +13,7 @@ use super::record::LedgerReference;
 use super::sealed::{SealedReader, SealedWriter};
 use super::survey::{SurveyOptions, survey};
 use crate::crypto::MigrationKey;
-use crate::tree::{self, ManifestEntry, Metadata, Timestamp, TreePath, TreeReader};
+use crate::tree::{self, ManifestEntry, Timestamp, TreePath, TreeReader};
 
 /// One entry as it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,7 +169,7 @@ impl Changed {
 
 /// What of a tree changed since its ledger was written, without reading any content: every write
 /// and every change of attributes moves the time of the inode's last change. The root's is left
-/// out, since its own rename moves it.
+/// out, since its own rename moves it; so of the root alone `reader` must tell extended attributes.
 ///
 /// # Errors
 /// When the ledger or the tree cannot be read.
@@ -204,11 +204,55 @@ pub(super) fn changes(
 }
 
 fn is_same(before: &LedgerEntry, after: &LedgerEntry) -> bool {
+    let is_root = before.entry.path.is_root();
     // Reading moves the time of last access.
-    let accessed = before.entry.metadata.accessed;
-    let after_metadata = Metadata { accessed, ..after.entry.metadata.clone() };
-    before.entry.metadata == after_metadata
+    let mut metadata = after.entry.metadata.clone();
+    metadata.accessed = before.entry.metadata.accessed;
+    if !is_root {
+        metadata.xattrs.clone_from(&before.entry.metadata.xattrs);
+    }
+    before.entry.metadata == metadata
         && before.entry.link_to == after.entry.link_to
         && before.links == after.links
-        && (before.changed == after.changed || before.entry.path.is_root())
+        && (before.changed == after.changed || is_root)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+    use crate::migrate::survey::Unobserved;
+    use crate::tree::{LocalTree, exclude_nothing, sample};
+
+    #[test]
+    fn a_change_of_attributes_shows_without_reading_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("source");
+        fs::create_dir(&root).unwrap();
+        sample::fill(&root);
+        let key = MigrationKey::from_bytes(&[1; 32]);
+        let path = directory.path().join("ledger");
+        let options =
+            SurveyOptions { jobs: 2, hash: true, exclude: &exclude_nothing, observer: &Unobserved };
+        let changed = |reference: &LedgerReference| {
+            let ledger = LedgerReader::open(&path, &key, reference).unwrap();
+            let tree = LocalTree::open(&root).unwrap().without_xattrs();
+            let changed = changes(ledger, &tree, &options).unwrap();
+            changed.paths.iter().map(|path| path.as_bytes().to_vec()).collect::<Vec<_>>()
+        };
+        let name = "user.name";
+        for (entry, shown) in [("", &b""[..]), ("attributes", b"attributes"), ("many", b"many")] {
+            let tree = LocalTree::open(&root).unwrap();
+            let reference = write(&path, &key, &tree, &options).unwrap();
+            assert_eq!(changed(&reference), [b""; 0]);
+            let file = fs::File::open(root.join(entry)).unwrap();
+            // The clock of the filesystem may tick only a hundred times a second.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            rustix::fs::fsetxattr(&file, name, b"1", rustix::fs::XattrFlags::empty()).unwrap();
+            assert_eq!(changed(&reference), [shown]);
+        }
+    }
 }

@@ -148,7 +148,7 @@ impl Engine<'_> {
 
     /// What of the originals changed since they were read.
     pub(super) fn source_changes(&self) -> Result<Changed> {
-        let source = local(&self.originals()?)?;
+        let source = local(&self.originals()?)?.without_xattrs();
         let ledger = self.source_ledger()?;
         self.with_survey(Side::Source, false, |options| ledger::changes(ledger, &source, options))
     }

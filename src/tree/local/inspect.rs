@@ -71,8 +71,12 @@ impl LocalTree {
                 .into_bytes(),
             _ => Vec::new(),
         };
-        let xattrs = xattr::read_all(&xattr::name_path(directory, name))
-            .map_err(|errno| self.error(Operation::ReadXattr, &path, errno))?;
+        let xattrs = if self.xattrs || path.is_root() {
+            xattr::read_all(&xattr::name_path(directory, name))
+                .map_err(|errno| self.error(Operation::ReadXattr, &path, errno))?
+        } else {
+            Vec::new()
+        };
         let is_device = matches!(kind, EntryKind::CharacterDevice | EntryKind::BlockDevice);
         let metadata = Metadata {
             kind,

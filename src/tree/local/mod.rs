@@ -52,6 +52,7 @@ pub struct LocalTree {
     shown: PathBuf,
     device: u64,
     cross_mounts: bool,
+    xattrs: bool,
     each_file: bool,
     /// Of how many entries not everything was set, where that is no error.
     left: Option<Arc<AtomicU64>>,
@@ -102,6 +103,7 @@ impl LocalTree {
             shown: shown.into(),
             device,
             cross_mounts: false,
+            xattrs: true,
             each_file,
             left: None,
             resolve_at_once,
@@ -112,6 +114,14 @@ impl LocalTree {
     #[must_use]
     pub fn crossing_mounts(mut self) -> Self {
         self.cross_mounts = true;
+        self
+    }
+
+    /// Leaves out the extended attributes of all but the root: for whoever tells by the time of the
+    /// inode's last change whether they are what they were.
+    #[must_use]
+    pub fn without_xattrs(mut self) -> Self {
+        self.xattrs = false;
         self
     }
 
