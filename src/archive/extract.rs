@@ -146,7 +146,7 @@ fn write_file(
     metadata: &Metadata,
     data: &[u8],
 ) -> Result<()> {
-    let mut file = writer(options, target)?.create_file(path)?;
+    let mut file = writer(options, target)?.create_file_for(path, metadata)?;
     file.write_at(data, 0)?;
     Ok(file.finish(metadata)?)
 }
@@ -334,7 +334,7 @@ impl Sink for Extractor<'_, '_> {
         };
         self.extracted.entries += 1;
         self.extracted.bytes += metadata.size;
-        Ok(Some(writer(self.options, target)?.create_file(path)?))
+        Ok(Some(writer(self.options, target)?.create_file_for(path, metadata)?))
     }
 
     fn line(&mut self, line: &IndexEntry) -> Result<()> {

@@ -190,6 +190,7 @@ impl Engine<'_> {
         let source = local(&self.originals()?)?;
         // The clean unmount that follows makes all of it durable, at one go.
         let target = local(&mount.content)?.with_durability(Durability::Filesystem);
+        let target = if again { target } else { target.filling_an_empty_one() };
         let target = WatchedTree { tree: &target, hands: &environment.hands };
         let exclude = |path: &TreePath, kind| self.excludes(Side::Source, path, kind);
         // What an earlier run completed has its size and times; verification reads it anyway, so

@@ -34,6 +34,16 @@ impl WatchedTree<'_> {
     ) -> tree::Result<T> {
         watched(self.hands, &TreeWriter::describe(self.tree), path, make)
     }
+
+    fn file(
+        &self,
+        path: &TreePath,
+        create: impl FnOnce() -> tree::Result<Box<dyn ContentWriter>>,
+    ) -> tree::Result<Box<dyn ContentWriter>> {
+        let inner = self.watched(path, create)?;
+        let tree = TreeWriter::describe(self.tree);
+        Ok(Box::new(WatchedFile { inner, hands: self.hands.clone(), tree, path: path.clone() }))
+    }
 }
 
 fn watched<T>(
@@ -73,9 +83,15 @@ impl TreeWriter for WatchedTree<'_> {
     }
 
     fn create_file(&self, path: &TreePath) -> tree::Result<Box<dyn ContentWriter>> {
-        let inner = self.watched(path, || self.tree.create_file(path))?;
-        let tree = TreeWriter::describe(self.tree);
-        Ok(Box::new(WatchedFile { inner, hands: self.hands.clone(), tree, path: path.clone() }))
+        self.file(path, || self.tree.create_file(path))
+    }
+
+    fn create_file_for(
+        &self,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> tree::Result<Box<dyn ContentWriter>> {
+        self.file(path, || self.tree.create_file_for(path, metadata))
     }
 
     fn create_special(&self, path: &TreePath, metadata: &Metadata) -> tree::Result<()> {

@@ -250,7 +250,7 @@ impl Copier<'_> {
         }
         let file = match (state.options.copied_before)(&entry) {
             Some(_) => None,
-            None => Some(state.create_file(&entry.path)?),
+            None => Some(state.create_file(&entry)?),
         };
         self.send(Job { entry, file, directory: parent })
     }
@@ -300,7 +300,7 @@ impl State<'_> {
             }
             None => {
                 let content = self.reader.content(&entry)?;
-                let mut file = file.map_or_else(|| self.create_file(&entry.path), Ok)?;
+                let mut file = file.map_or_else(|| self.create_file(&entry), Ok)?;
                 let digest = stream(&*content, size, Some(&mut *file), self.control())?;
                 content.check_unchanged()?;
                 file.finish(&entry.metadata)?;
@@ -319,8 +319,9 @@ impl State<'_> {
         self.complete(manifest_entry(entry, None, None), directory)
     }
 
-    fn create_file(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>> {
-        self.displacing(path, || self.writer.create_file(path))
+    fn create_file(&self, entry: &Entry) -> Result<Box<dyn ContentWriter>> {
+        let Entry { path, metadata, .. } = entry;
+        self.displacing(path, || self.writer.create_file_for(path, metadata))
     }
 
     fn make_directory(&self, path: &TreePath) -> Result<()> {

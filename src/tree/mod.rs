@@ -137,6 +137,20 @@ pub trait TreeWriter: Send + Sync {
     /// `EEXIST` where the name is taken.
     fn create_file(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>>;
 
+    /// The same, of a file that [`ContentWriter::finish`] will give `metadata`. A part of them may be
+    /// given at once, where that lets nobody in who will not be.
+    ///
+    /// # Errors
+    /// `EEXIST` where the name is taken.
+    fn create_file_for(
+        &self,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<Box<dyn ContentWriter>> {
+        let _ = metadata;
+        self.create_file(path)
+    }
+
     /// Creates a symlink, FIFO, socket or device with all its metadata.
     ///
     /// # Errors

@@ -10,6 +10,11 @@ fn open(directory: &Path) -> LocalTree {
     LocalTree::open(directory).unwrap()
 }
 
+fn set_mode(directory: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
 fn copy_all(
     source: &dyn TreeReader,
     target: &dyn TreeWriter,
@@ -33,9 +38,15 @@ fn assert_equal(left: &dyn TreeReader, right: &dyn TreeReader) {
 fn a_copy_is_equal_in_everything() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(from.path());
-    let (source, target) = (open(from.path()), open(to.path()));
-    for jobs in [1, 2, 7] {
-        target.remove(&TreePath::root()).unwrap();
+    // Made in a directory that has its default ACL only at the end, as all of a copy is.
+    std::fs::write(from.path().join("default acl/inside"), "inside").unwrap();
+    std::fs::create_dir(from.path().join("default acl/too")).unwrap();
+    let source = open(from.path());
+    for (jobs, empty) in [1, 2, 7].into_iter().flat_map(|jobs| [(jobs, false), (jobs, true)]) {
+        open(to.path()).remove(&TreePath::root()).unwrap();
+        set_mode(to.path(), 0o700);
+        let target = open(to.path());
+        let target = if empty { target.filling_an_empty_one() } else { target };
         let options = CopyOptions { jobs: NonZeroUsize::new(jobs), ..CopyOptions::default() };
         let (copied, manifest) = copy_all(&source, &target, &options).unwrap();
         assert_equal(&source, &target);
@@ -50,7 +61,7 @@ fn a_copy_is_equal_in_everything() {
         manifest.write_lines(&mut lines).unwrap();
         assert_eq!(Manifest::read_lines(&*lines).unwrap(), manifest);
     }
-    let sparse = target.entry(&path("sparse")).unwrap();
+    let sparse = open(to.path()).entry(&path("sparse")).unwrap();
     assert!(sparse.allocated < sparse.metadata.size / 100, "{}", sparse.allocated);
 }
 

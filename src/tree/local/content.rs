@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
 use super::super::error::{Error, Operation, Result};
@@ -70,10 +70,18 @@ impl LocalTree {
         Ok(Box::new(content))
     }
 
-    pub(super) fn create_content(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>> {
+    /// Creates a file, which is going to have `metadata` where they are known already.
+    pub(super) fn create_content(
+        &self,
+        path: &TreePath,
+        metadata: Option<&Metadata>,
+    ) -> Result<Box<dyn ContentWriter>> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let bare = self.is_bare();
+        let private = Mode::RUSR | Mode::WUSR;
+        let mode = metadata.filter(|_| bare).and_then(mode_at_once).unwrap_or(private);
         let file = self
-            .open_below(path.as_bytes(), flags, Mode::RUSR | Mode::WUSR)
+            .open_below(path.as_bytes(), flags, mode)
             .map_err(|errno| self.error(Operation::Create, path, errno))?;
         Ok(Box::new(LocalFile {
             file,
@@ -81,6 +89,7 @@ impl LocalTree {
             path: path.clone(),
             end: 0,
             sync: self.each_file,
+            bare,
             left: self.left.clone(),
         }))
     }
@@ -141,7 +150,8 @@ impl ContentReader for LocalContent {
     }
 
     fn check_unchanged(&self) -> Result<()> {
-        let stat = inspect::stat(self.file.as_fd(), b"")
+        let wanted = StatxFlags::TYPE | StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::CTIME;
+        let stat = inspect::stat_some(self.file.as_fd(), b"", wanted)
             .map_err(|errno| self.error(Operation::Inspect, errno))?;
         let stamp = Stamp {
             size: stat.stx_size,
@@ -164,7 +174,22 @@ struct LocalFile {
     /// Where the file ends so far.
     end: u64,
     sync: bool,
+    /// Whether it is known to have inherited nothing.
+    bare: bool,
     left: Option<Arc<AtomicU64>>,
+}
+
+/// The mode with which a file may be created at once, in a directory that is private: the one it
+/// is going to have, where no change of its owner or of its ACL lies between.
+fn mode_at_once(metadata: &Metadata) -> Option<Mode> {
+    let private = 0o600;
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let plain = (metadata.uid, metadata.gid) == own
+        && metadata.xattrs.is_empty()
+        && metadata.mode & !0o777 == 0
+        // Else it could not be opened again, where creating takes two steps.
+        && metadata.mode & private == private;
+    plain.then(|| Mode::from_raw_mode(metadata.mode))
 }
 
 impl LocalFile {
@@ -202,7 +227,8 @@ impl ContentWriter for LocalFile {
             rustix::fs::ftruncate(&self.file, metadata.size)
                 .map_err(|errno| self.error(Operation::Write, errno))?;
         }
-        super::write::apply(self.file.as_fd(), metadata, self.left.as_deref())
+        let target = super::write::Target { fd: self.file.as_fd(), open: true, bare: self.bare };
+        super::write::apply(target, metadata, self.left.as_deref())
             .map_err(|(operation, errno)| self.error(operation, errno))?;
         if self.sync {
             rustix::fs::fsync(&self.file).map_err(|errno| self.error(Operation::Sync, errno))?;

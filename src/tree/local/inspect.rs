@@ -20,8 +20,18 @@ pub(super) struct Identity {
 
 /// `statx(2)` of a name, or of the descriptor itself where the name is empty; never follows.
 pub(super) fn stat(at: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
+    stat_some(at, name, StatxFlags::BASIC_STATS)
+}
+
+/// The same, of which only some fields are wanted: a mount need not be asked for the others. What
+/// it reads moves the last access, so that the whole would always be asked for anew.
+pub(super) fn stat_some(
+    at: BorrowedFd<'_>,
+    name: &[u8],
+    wanted: StatxFlags,
+) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
-    rustix::fs::statx(at, name, flags, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(at, name, flags, wanted)
 }
 
 /// `statx(2)` of a path in `/proc`.

@@ -16,14 +16,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Operation, Result};
 use super::path::{PathText, TreePath};
-use super::types::{Entry, EntryKind};
+use super::types::{Entry, EntryKind, Metadata};
 use super::{ContentReader, Exclude, TreeReader, Walk};
 pub use write::Rename;
 
@@ -56,6 +56,8 @@ pub struct LocalTree {
     each_file: bool,
     /// Of how many entries not everything was set, where that is no error.
     left: Option<Arc<AtomicU64>>,
+    /// Whether what is made here inherits nothing, and nobody else is let in to it.
+    bare: AtomicBool,
     /// False where the kernel or a sandbox withholds `openat2(2)`.
     resolve_at_once: bool,
 }
@@ -106,6 +108,7 @@ impl LocalTree {
             xattrs: true,
             each_file,
             left: None,
+            bare: AtomicBool::new(false),
             resolve_at_once,
         })
     }
@@ -142,6 +145,44 @@ impl LocalTree {
     pub fn as_permitted(mut self) -> Self {
         self.left = Some(Arc::default());
         self
+    }
+
+    /// Makes an empty directory, which is about to be filled, private until it gets its metadata.
+    /// Where it has neither a default ACL nor the set-group-ID bit, that also spares asking what is
+    /// made in it for what it inherited, and changing its mode. Nobody else may make entries in it
+    /// meanwhile.
+    #[must_use]
+    pub fn filling_an_empty_one(self) -> Self {
+        let bare = self.make_private_if_empty().unwrap_or(false);
+        self.bare.store(bare, Ordering::Relaxed);
+        self
+    }
+
+    fn make_private_if_empty(&self) -> rustix::io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let opened = self.open_below(b"", flags, Mode::empty())?;
+        if names::Names::list(opened.as_fd())?.get(0).is_some() {
+            return Ok(false);
+        }
+        rustix::fs::fchmod(&opened, Mode::RWXU)?;
+        // As the filesystem has it, which may keep the one bit.
+        let stat = inspect::stat(opened.as_fd(), b"")?;
+        // The descriptor's own path is a symlink, which would not be followed.
+        let xattrs = xattr::read_all(&xattr::name_path(opened.as_fd(), b"."))?;
+        Ok(u32::from(stat.stx_mode) & 0o7777 == 0o700
+            && !xattrs.iter().any(|xattr| xattr.name.0 == xattr::DEFAULT_ACL))
+    }
+
+    fn is_bare(&self) -> bool {
+        self.bare.load(Ordering::Relaxed)
+    }
+
+    /// To be called before a directory gets its metadata: what is made in it afterwards may inherit.
+    fn gives_on(&self, metadata: &Metadata) {
+        let acl = metadata.xattrs.iter().any(|xattr| xattr.name.0 == xattr::DEFAULT_ACL);
+        if acl || metadata.mode & 0o2000 != 0 {
+            self.bare.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Of how many entries something was let go.

@@ -244,3 +244,94 @@ fn mount_points_are_reported_not_visited() {
     assert_eq!(removed.unwrap_err().raw_os_error(), Some(libc::EBUSY));
     assert!(left.is_ok());
 }
+
+/// What is filled from the start is known to inherit nothing; all else is asked for.
+#[test]
+fn files_have_their_mode_at_once_only_where_that_is_safe() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let source = filled();
+    let plain = LocalTree::open(source.path()).unwrap().entry(&path("empty")).unwrap().metadata;
+    assert_eq!(plain.mode, 0o640);
+    let made = |prepare: &dyn Fn(&std::path::Path), metadata: &Metadata| {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(directory.path(), mode).unwrap();
+        prepare(directory.path());
+        let tree = LocalTree::open(directory.path()).unwrap().filling_an_empty_one();
+        let file = tree.create_file_for(&path("new"), metadata).unwrap();
+        let stat = std::fs::metadata(directory.path().join("new")).unwrap();
+        let root = std::fs::metadata(directory.path()).unwrap();
+        assert!(stat.mode() & 0o7777 == 0o600 || root.mode() & 0o7777 == 0o700);
+        file.finish(metadata).unwrap();
+        assert_eq!(tree.entry(&path("new")).unwrap().metadata, *metadata);
+        stat.mode() & 0o7777
+    };
+    let nothing = |_: &std::path::Path| {};
+    assert_eq!(made(&nothing, &plain), 0o640);
+    for mode in [0o4755, 0o2755, 0o400, 0o040, 0o1644] {
+        assert_eq!(made(&nothing, &Metadata { mode, ..plain.clone() }), 0o600, "{mode:o}");
+    }
+    if is_root() {
+        assert_eq!(made(&nothing, &Metadata { uid: 1234, ..plain.clone() }), 0o600);
+        assert_eq!(made(&nothing, &Metadata { gid: 1234, ..plain.clone() }), 0o600);
+    }
+    let with_acl = LocalTree::open(source.path()).unwrap().entry(&path("attributes")).unwrap();
+    let with_acl = Metadata { size: 0, ..with_acl.metadata };
+    assert_eq!(made(&nothing, &with_acl), 0o600);
+    let set = |mode: u32| {
+        move |directory: &std::path::Path| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(directory, mode).unwrap();
+        }
+    };
+    // Whoever else could reach it can no longer.
+    assert_eq!(made(&set(0o755), &plain), 0o640);
+    assert_eq!(made(&set(0o2755), &plain), 0o640);
+    let gives_acl = |directory: &std::path::Path| {
+        let tree = LocalTree::open(directory).unwrap();
+        let mut root = tree.entry(&TreePath::root()).unwrap().metadata;
+        root.xattrs.push(super::super::Xattr {
+            name: ByteString(xattr::DEFAULT_ACL.to_vec()),
+            value: ByteString(acl()),
+        });
+        tree.set_metadata(&TreePath::root(), &root).unwrap();
+    };
+    // The ACL that it inherits is gone in the end.
+    assert_eq!(made(&gives_acl, &plain) & 0o007, 0);
+    let holds_something =
+        |directory: &std::path::Path| std::fs::write(directory.join("old"), "").unwrap();
+    assert_eq!(made(&holds_something, &plain), 0o600);
+}
+
+#[test]
+fn what_gives_its_acl_on_ends_the_sparing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let source = filled();
+    let source = LocalTree::open(source.path()).unwrap();
+    let plain = source.entry(&path("empty")).unwrap().metadata;
+    let giving = source.entry(&path("default acl")).unwrap().metadata;
+    let directory = tempfile::tempdir().unwrap();
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(directory.path(), mode).unwrap();
+    let tree = LocalTree::open(directory.path()).unwrap().filling_an_empty_one();
+    tree.create_directory(&path("sub")).unwrap();
+    tree.set_metadata(&path("sub"), &giving).unwrap();
+    tree.create_file_for(&path("sub/new"), &plain).unwrap().finish(&plain).unwrap();
+    assert_eq!(tree.entry(&path("sub/new")).unwrap().metadata, plain);
+}
+
+#[test]
+fn attributes_are_left_out_on_demand() {
+    let directory = filled();
+    let whole = walk(&LocalTree::open(directory.path()).unwrap());
+    let without = walk(&LocalTree::open(directory.path()).unwrap().without_xattrs());
+    assert!(whole.iter().any(|entry| !entry.metadata.xattrs.is_empty()));
+    for (whole, without) in whole.into_iter().zip(without) {
+        assert_eq!(without.metadata.xattrs, []);
+        let xattrs = whole.metadata.xattrs.clone();
+        // Listing a directory moves it.
+        let accessed = whole.metadata.accessed;
+        let metadata = Metadata { xattrs, accessed, ..without.metadata.clone() };
+        assert_eq!(Entry { metadata, ..without }, whole);
+    }
+}

@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 
 use super::super::error::{Error, Operation, Result};
@@ -12,22 +14,36 @@ use super::super::types::{Entry, EntryKind, Metadata, Timestamp};
 use super::super::{ContentWriter, TreeReader as _, TreeWriter};
 use super::{LocalTree, inspect, xattr};
 
-/// Sets owner, attributes, mode and times of what the descriptor (of any kind, also `O_PATH`)
-/// stands for, in the order in which they don't undo each other: a new owner clears capabilities
-/// and set-user-ID bits, an ACL changes the mode, and everything moves the times.
+/// What metadata are set of.
+pub(super) struct Target<'a> {
+    /// Of any kind, also `O_PATH`.
+    pub(super) fd: BorrowedFd<'a>,
+    /// Whether it is open for more than its path.
+    pub(super) open: bool,
+    /// Whether it has no attributes that nobody set.
+    pub(super) bare: bool,
+}
+
+/// Sets owner, attributes, mode and times of what the descriptor stands for, in the order in which
+/// they don't undo each other: a new owner clears capabilities and set-user-ID bits, an ACL changes
+/// the mode, and everything moves the times. What is right already is left alone: on a mount each
+/// change is a message.
 ///
 /// Where `left` counts, what only root may set is let go.
 pub(super) fn apply(
-    fd: BorrowedFd<'_>,
+    target: Target<'_>,
     metadata: &Metadata,
     left: Option<&AtomicU64>,
 ) -> std::result::Result<(), (Operation, Errno)> {
-    let stat = inspect::stat(fd, b"").map_err(|errno| (Operation::Inspect, errno))?;
+    let Target { fd, open, bare } = target;
+    let wanted = StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
+    let stat = inspect::stat_some(fd, b"", wanted).map_err(|errno| (Operation::Inspect, errno))?;
     let path = xattr::descriptor_path(fd);
     let (uid, gid) = (metadata.uid, metadata.gid);
     let mut mode = metadata.mode & 0o7777;
     let mut whole = true;
-    if (stat.stx_uid, stat.stx_gid) != (uid, gid) {
+    let owned = (stat.stx_uid, stat.stx_gid) == (uid, gid);
+    if !owned {
         let own = |uid: Option<u32>| {
             let (uid, gid) = (uid.map(Uid::from_raw), Some(Gid::from_raw(gid)));
             rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
@@ -40,22 +56,29 @@ pub(super) fn apply(
             owned => owned.map_err(|errno| (Operation::SetOwner, errno))?,
         }
     }
-    whole &= xattr::replace_all(fd, &metadata.xattrs, left.is_some())
+    whole &= xattr::replace_all(fd, &metadata.xattrs, bare, left.is_some())
         .map_err(|errno| (Operation::SetXattr, errno))?;
     if let Some(left) = left.filter(|_| !whole) {
         left.fetch_add(1, Ordering::Relaxed);
     }
-    if metadata.kind != EntryKind::Symlink {
+    let untouched = owned && bare && metadata.xattrs.is_empty();
+    let right = untouched && u32::from(stat.stx_mode) & 0o7777 == mode;
+    if metadata.kind != EntryKind::Symlink && !right {
         let mode = Mode::from_raw_mode(mode);
-        rustix::fs::chmod(&*path, mode).map_err(|errno| (Operation::SetMode, errno))?;
+        let set = if open { rustix::fs::fchmod(fd, mode) } else { rustix::fs::chmod(&*path, mode) };
+        set.map_err(|errno| (Operation::SetMode, errno))?;
     }
     let times = Timestamps {
         last_access: timespec(metadata.accessed),
         last_modification: timespec(metadata.modified),
     };
-    // Through `/proc` a symlink's descriptor stands for the symlink itself.
-    rustix::fs::utimensat(rustix::fs::CWD, &*path, &times, AtFlags::empty())
-        .map_err(|errno| (Operation::SetTimes, errno))
+    let set = if open {
+        rustix::fs::futimens(fd, &times)
+    } else {
+        // Through `/proc` a symlink's descriptor stands for the symlink itself.
+        rustix::fs::utimensat(rustix::fs::CWD, &*path, &times, AtFlags::empty())
+    };
+    set.map_err(|errno| (Operation::SetTimes, errno))
 }
 
 /// A mode without what would let others act as an owner, or a group, that was not meant.
@@ -95,7 +118,15 @@ impl TreeWriter for LocalTree {
     }
 
     fn create_file(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>> {
-        self.create_content(path)
+        self.create_content(path, None)
+    }
+
+    fn create_file_for(
+        &self,
+        path: &TreePath,
+        metadata: &Metadata,
+    ) -> Result<Box<dyn ContentWriter>> {
+        self.create_content(path, Some(metadata))
     }
 
     fn create_special(&self, path: &TreePath, metadata: &Metadata) -> Result<()> {
@@ -138,7 +169,11 @@ impl TreeWriter for LocalTree {
         if !inspect::kind(&stat).is_ok_and(|kind| kind == metadata.kind) {
             return Err(self.changed(path));
         }
-        apply(pinned.as_fd(), metadata, self.left.as_deref())
+        if metadata.kind == EntryKind::Directory {
+            self.gives_on(metadata);
+        }
+        let target = Target { fd: pinned.as_fd(), open: false, bare: false };
+        apply(target, metadata, self.left.as_deref())
             .map_err(|(operation, errno)| self.error(operation, path, errno))?;
         if self.each_file && metadata.kind == EntryKind::Directory {
             self.sync_directory(path)?;

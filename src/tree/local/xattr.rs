@@ -13,6 +13,9 @@ use super::super::types::Xattr;
 /// `XATTR_SIZE_MAX`).
 const LIMIT: usize = 64 * 1024;
 
+/// The ACL that entries made in a directory inherit.
+pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
 /// What the descriptor stands for, even a symlink.
 pub(super) fn descriptor_path(fd: BorrowedFd<'_>) -> Vec<u8> {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
@@ -47,15 +50,19 @@ pub(super) fn read_all(path: &[u8]) -> rustix::io::Result<Vec<Xattr>> {
 }
 
 /// Makes the attributes of what the descriptor stands for those of `wanted`; with `as_permitted`
-/// without those that only root may set. Whether all were set.
+/// without those that only root may set. What is `bare` has none to go. Whether all were set.
 pub(super) fn replace_all(
     fd: BorrowedFd<'_>,
     wanted: &[Xattr],
+    bare: bool,
     as_permitted: bool,
 ) -> rustix::io::Result<bool> {
     let mut whole = true;
     let path = descriptor_path(fd);
-    let present = list(|buffer| rustix::fs::listxattr(&*path, buffer))?.unwrap_or_default();
+    let present = match bare {
+        true => Vec::new(),
+        false => list(|buffer| rustix::fs::listxattr(&*path, buffer))?.unwrap_or_default(),
+    };
     for name in present.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         if !wanted.iter().any(|xattr| xattr.name.0 == name) && is_ours_to_remove(name) {
             match rustix::fs::removexattr(&*path, name) {
