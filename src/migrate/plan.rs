@@ -16,6 +16,7 @@ use super::error::{Error, Result};
 use super::inventory::{Inventory, inventory};
 use super::place::{self, overlap, refuse_covered};
 use super::record::{Commands, Reading, SetValue, StoredPath, SwitchMode};
+use super::steps::{PASSING, find_stores, left_open};
 use super::survey::{Observer, Stage};
 use crate::stores::{self, Component};
 use crate::tree::{EntryKind, LocalTree, Patterns, TreePath};
@@ -128,7 +129,8 @@ pub fn plan(request: &Request, observer: &dyn Observer) -> Result<Plan> {
     let mut blockers = Vec::new();
     check_places(&request, &mut blockers);
     check_source(&request, &inventory, &mut blockers)?;
-    let (components, open, unseen) = look_at_stores(&request, source, &patterns, &mut blockers)?;
+    let (components, open, unseen) =
+        look_at_stores(&request, source, &patterns, &mut blockers, observer)?;
     let space = space(&request.vault, &inventory)?;
     blockers.extend(space.iter().filter(|space| space.is_short()).cloned().map(Blocker::NoSpace));
     let edits = config::plan(&request, &mut blockers);
@@ -272,8 +274,9 @@ fn look_at_stores(
     source: &Path,
     patterns: &Patterns,
     blockers: &mut Vec<Blocker>,
+    observer: &dyn Observer,
 ) -> Result<(Vec<Component>, Vec<stores::OpenFile>, usize)> {
-    let scan = stores::scan(source).map_err(Error::Store)?;
+    let scan = find_stores(source, observer)?;
     let denied = scan.unreadable.iter().find(|error| {
         let path = error.path().strip_prefix(source).unwrap_or(error.path());
         error.io_kind() == Some(io::ErrorKind::PermissionDenied) && !leaves_out(patterns, path)
@@ -286,7 +289,7 @@ fn look_at_stores(
         .into_iter()
         .filter(|component| !leaves_out(patterns, &component.path))
         .collect();
-    let open = stores::open_files(source).map_err(Error::Store)?;
+    let open = left_open(source, PASSING, observer)?;
     // With a command that stops the app, what is open after it counts.
     if !open.files.is_empty() && request.commands.stop.is_none() {
         blockers.push(Blocker::OpenFiles { files: open.files.clone() });

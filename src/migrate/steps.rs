@@ -14,7 +14,7 @@ use super::ledger::{self, Changed, LedgerReader};
 use super::operations::Change;
 use super::plan::leaves_out;
 use super::record::{LedgerReference, Record};
-use super::survey::{Stage, Totals, TreeProgress};
+use super::survey::{Observer, Stage, Totals, TreeProgress};
 use super::verify::StoreReport;
 use super::watched::WatchedTree;
 use crate::stores::{self, CheckOptions, CheckReport, Component, Outcome};
@@ -25,12 +25,36 @@ use crate::tree::{
 
 /// How long files may stay open after the app's stop command succeeded.
 const CLOSING: Duration = Duration::from_secs(10);
-/// How long where nothing was stopped: a process that is just being started holds for a moment what
+/// How long where nothing is stopped: a process that is just being started holds for a moment what
 /// its parent has open.
-const PASSING: Duration = Duration::from_millis(500);
+pub(super) const PASSING: Duration = Duration::from_millis(500);
 
 /// How many differences of a comparison are kept. The tree may have any number of entries.
 const DIFFERENCES: usize = 1000;
+
+/// The stores in a tree, unless it is cancelled.
+pub(super) fn find_stores(root: &Path, observer: &dyn Observer) -> Result<stores::Scan> {
+    let scan = stores::scan_until(root, observer.cancelled());
+    observer.check()?;
+    scan.map_err(Error::Store)
+}
+
+/// Which files of a tree are still open when `patience` is over; sooner when none is.
+pub(super) fn left_open(
+    root: &Path,
+    patience: Duration,
+    observer: &dyn Observer,
+) -> Result<stores::OpenFiles> {
+    let begun = Instant::now();
+    loop {
+        let open = stores::open_files(root).map_err(Error::Store)?;
+        if open.files.is_empty() || begun.elapsed() >= patience {
+            return Ok(open);
+        }
+        observer.check()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
 
 impl Engine<'_> {
     /// Stops the app, and reads the source whole.
@@ -80,32 +104,25 @@ impl Engine<'_> {
     /// Refuses while a process holds a file of the source, the app's last breaths aside.
     pub(super) fn refuse_open_files(&self, source: &Path) -> Result<()> {
         let patience = if self.state().stopped { CLOSING } else { PASSING };
-        let begun = Instant::now();
-        loop {
-            let open = stores::open_files(source).map_err(Error::Store)?;
-            if open.files.is_empty() {
-                if !open.unseen.is_empty() {
-                    self.environment.observer.note(&format!(
-                        "{} processes of other users cannot be looked into; be sure that none of \
-                         them uses the source",
-                        open.unseen.len()
-                    ));
-                }
-                return Ok(());
-            }
-            if begun.elapsed() >= patience {
-                return Err(Error::Blocked(vec![Blocker::OpenFiles { files: open.files }]));
-            }
-            self.environment.observer.check()?;
-            std::thread::sleep(Duration::from_millis(100));
+        let open = left_open(source, patience, self.environment.observer)?;
+        if !open.files.is_empty() {
+            return Err(Error::Blocked(vec![Blocker::OpenFiles { files: open.files }]));
         }
+        if !open.unseen.is_empty() {
+            self.environment.observer.note(&format!(
+                "{} processes of other users cannot be looked into; be sure that none of them \
+                 uses the source",
+                open.unseen.len()
+            ));
+        }
+        Ok(())
     }
 
     /// Every store's own check.
     pub(super) fn check_stores(&self, side: Side, root: &Path) -> Result<Vec<StoreReport>> {
         let accept = self.state().begun.accept_damage;
         let left_out = |path: &Path| side == Side::Source && leaves_out(&self.patterns, path);
-        let scan = stores::scan(root).map_err(Error::Store)?;
+        let scan = find_stores(root, self.environment.observer)?;
         for error in scan.unreadable {
             let path = error.path().strip_prefix(root).unwrap_or(error.path());
             if left_out(path) || error.io_kind() == Some(ErrorKind::NotFound) {

@@ -7,7 +7,6 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev};
 use walkdir::DirEntryExt;
@@ -56,13 +55,7 @@ pub struct OpenFiles {
     pub unseen: Vec<(u32, String)>,
 }
 
-/// How long what is found is given to be over.
-const MOMENT: Duration = Duration::from_millis(100);
-
 /// Which processes hold files under `root` (or `root` itself) open. This process is left out.
-///
-/// Where any is found, it looks again after 100 milliseconds, and that is the answer: a child has
-/// all that its parent has open until it becomes another program, and is no user of it.
 ///
 /// Files are known by their path, and by device and inode: so a process in a container, which sees
 /// them under another path, is found too.
@@ -70,15 +63,6 @@ const MOMENT: Duration = Duration::from_millis(100);
 /// # Errors
 /// Where `/proc` or `root` can't be read.
 pub fn open_files(root: &Path) -> Result<OpenFiles, Error> {
-    let seen = look(root)?;
-    if seen.files.is_empty() {
-        return Ok(seen);
-    }
-    std::thread::sleep(MOMENT);
-    look(root)
-}
-
-fn look(root: &Path) -> Result<OpenFiles, Error> {
     let root = std::fs::canonicalize(root).map_err(|error| Error::io(root, "find", error))?;
     let metadata = std::fs::metadata(&root).map_err(|error| Error::io(&root, "look at", error))?;
     let mut tree = Tree { device: metadata.dev(), root, inodes: None };

@@ -21,7 +21,7 @@ pub(super) struct Source {
 
 /// Whether an error says that there is no such file.
 fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENAMETOOLONG)
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
 }
 
 impl Source {
