@@ -118,6 +118,11 @@ pub struct Scan {
     pub components: Vec<Component>,
     /// What could not be looked at.
     pub unreadable: Vec<Error>,
+    /// How many entries the tree has, as far as they were met: what belongs to a store is counted by
+    /// its files.
+    pub entries: u64,
+    /// The lengths of its files in bytes, holes included.
+    pub bytes: u64,
 }
 
 /// How far a check could go.

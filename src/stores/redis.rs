@@ -31,6 +31,9 @@ pub(super) enum Kind {
     Manifest,
 }
 
+/// What each line of a manifest begins with.
+const MANIFEST: &[u8] = b"file ";
+
 /// Recognises a file by its first bytes.
 pub(super) fn recognise(head: &[u8]) -> Option<Kind> {
     let digits = |bytes: &[u8]| !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
@@ -41,16 +44,15 @@ pub(super) fn recognise(head: &[u8]) -> Option<Kind> {
         let end = rest.windows(3).position(|window| window == b"\r\n$")?;
         return digits(&rest[..end]).then_some(Kind::Commands);
     }
+    if !head.starts_with(MANIFEST) {
+        return None;
+    }
     let first = head.split(|byte| *byte == b'\n').next()?;
     manifest_line(first).map(|_| Kind::Manifest)
 }
 
 /// The file that a line of a manifest names: `file NAME seq N type b|i|h`.
 fn manifest_line(line: &[u8]) -> Option<&str> {
-    // The first line of any file comes here, however long it is.
-    if !line.starts_with(b"file ") {
-        return None;
-    }
     let words: Vec<&str> = std::str::from_utf8(line).ok()?.split(' ').collect();
     match words.as_slice() {
         ["file", name, "seq", number, "type", "b" | "i" | "h", ..]

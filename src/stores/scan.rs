@@ -12,8 +12,10 @@ use super::{
     rocksdb, sqlite,
 };
 
-/// How much of a file is read to recognise it, in bytes.
-const HEAD: usize = 4096;
+/// How much of a file is read to recognise it by its mark, in bytes, and how much to tell whether it is
+/// encrypted.
+const HEAD: usize = 512;
+const SAMPLE: usize = 4096;
 /// How many threads look at files or directories side by side: what takes time is the disk, which
 /// serves many at once.
 const READERS: usize = 16;
@@ -41,7 +43,9 @@ pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
     let mut scanner = Scanner { root, cancelled, scan: Scan::default(), claimed: HashSet::new() };
     let metadata = std::fs::metadata(root).map_err(|error| Error::io(root, "look at", error))?;
     if metadata.is_file() {
-        scanner.take(root, file_store(root));
+        let seen = Seen::at(root, cancelled);
+        (scanner.scan.entries, scanner.scan.bytes) = (1, seen.length);
+        scanner.take(root, seen.found);
         return scanner.finish();
     }
     let mut directories = vec![root.to_path_buf()];
@@ -77,6 +81,8 @@ struct Looked {
 /// What is in a directory.
 #[derive(Default)]
 struct Content {
+    entries: u64,
+    bytes: u64,
     below: Vec<PathBuf>,
     files: Vec<PathBuf>,
     unreadable: Vec<Error>,
@@ -120,17 +126,27 @@ impl Ahead<'_> {
             files.extend(content.files.drain(..).map(|file| (number, file)));
             self.unseen.extend_from_slice(&content.below);
         }
-        let found = side_by_side(&files, PART, |(_, file)| {
-            check(self.cancelled, file).and_then(|()| file_store(file))
-        });
-        for ((number, file), found) in files.into_iter().zip(found) {
-            if let Some(found) = found.transpose()
-                && let Some(content) = looked.get_mut(number).and_then(|one| one.content.as_mut())
-            {
-                content.found.push((file, found));
+        let found = side_by_side(&files, PART, |(_, file)| Seen::at(file, self.cancelled));
+        for ((number, file), seen) in files.into_iter().zip(found) {
+            if let Some(content) = looked.get_mut(number).and_then(|one| one.content.as_mut()) {
+                content.saw(file, seen);
             }
         }
         self.looked.extend(wave.into_iter().zip(looked));
+    }
+}
+
+/// A file that was looked at.
+struct Seen {
+    length: u64,
+    found: Result<Option<Found>, Error>,
+}
+
+impl Seen {
+    fn at(file: &Path, cancelled: &AtomicBool) -> Self {
+        let mut length = 0;
+        let found = check(cancelled, file).and_then(|()| file_store(file, &mut length));
+        Self { length, found }
     }
 }
 
@@ -171,7 +187,15 @@ impl Content {
         Some(content)
     }
 
+    fn saw(&mut self, file: PathBuf, seen: Seen) {
+        self.bytes = self.bytes.saturating_add(seen.length);
+        if let Some(found) = seen.found.transpose() {
+            self.found.push((file, found));
+        }
+    }
+
     fn add(&mut self, entry: &DirEntry) {
+        self.entries += 1;
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => self.below.push(entry.path()),
             Ok(kind) if kind.is_file() => self.files.push(entry.path()),
@@ -232,8 +256,11 @@ impl Scanner<'_> {
         }
         match looked.store {
             Ok(Some((found, whole))) => {
-                self.add(found);
+                let files = u64::try_from(found.files.len()).unwrap_or(u64::MAX);
+                let bytes = self.add(found);
                 if whole {
+                    self.scan.entries += files;
+                    self.scan.bytes = self.scan.bytes.saturating_add(bytes);
                     return Ok(());
                 }
             }
@@ -263,17 +290,18 @@ impl Scanner<'_> {
         ahead: &mut Ahead<'_>,
     ) -> Result<(), Error> {
         let files = std::mem::take(&mut batch.files);
-        let found = side_by_side(&files, PART, |file| {
-            check(self.cancelled, file).and_then(|()| file_store(file))
-        });
+        let seen = side_by_side(&files, PART, |file| Seen::at(file, self.cancelled));
         check(self.cancelled, self.root)?;
-        let found = files.into_iter().zip(found);
-        batch.found.extend(found.filter_map(|(file, found)| Some((file, found.transpose()?))));
+        for (file, seen) in files.into_iter().zip(seen) {
+            batch.saw(file, seen);
+        }
         ahead.unseen.extend_from_slice(&batch.below);
         self.content(batch, below)
     }
 
     fn content(&mut self, content: Content, below: &mut Vec<PathBuf>) -> Result<(), Error> {
+        self.scan.entries += content.entries;
+        self.scan.bytes = self.scan.bytes.saturating_add(content.bytes);
         below.extend(content.below);
         self.scan.unreadable.extend(content.unreadable);
         for (path, found) in content.found {
@@ -288,13 +316,14 @@ impl Scanner<'_> {
             return;
         }
         match found {
-            Ok(Some(found)) => self.add(found),
+            Ok(Some(found)) => drop(self.add(found)),
             Ok(None) => {}
             Err(error) => self.scan.unreadable.push(error),
         }
     }
 
-    fn add(&mut self, found: Found) {
+    /// Takes a store; the bytes of its files.
+    fn add(&mut self, found: Found) -> u64 {
         let relative = |path: &Path| path.strip_prefix(self.root).unwrap_or(path).to_path_buf();
         let mut files: Vec<PathBuf> = found.files.iter().map(|path| relative(path)).collect();
         files.sort();
@@ -307,6 +336,7 @@ impl Scanner<'_> {
         self.claimed.extend(found.files);
         let component = Component { kind: found.kind, path, files, bytes, state: found.state };
         self.scan.components.push(component);
+        bytes
     }
 }
 
@@ -353,10 +383,13 @@ fn all_files(directory: &Path, cancelled: &AtomicBool) -> Result<Vec<PathBuf>, E
     Ok(files)
 }
 
-/// A file that is a store, with what belongs to it.
-fn file_store(path: &Path) -> Result<Option<Found>, Error> {
+/// A file that is a store, with what belongs to it. Its length is told in any case.
+fn file_store(path: &Path, length: &mut u64) -> Result<Option<Found>, Error> {
     let Some(source) = Source::open_if_there(path)? else { return Ok(None) };
-    let head = source.head(HEAD)?;
+    *length = source.length();
+    let mut head = [0; HEAD];
+    let count = source.read_at(&mut head, 0)?;
+    let head = &head[..count];
     let found = |kind, path: PathBuf, files, state| Ok(Some(Found { kind, path, files, state }));
     let own = path.to_path_buf();
     if head.starts_with(sqlite::MAGIC) {
@@ -366,7 +399,7 @@ fn file_store(path: &Path) -> Result<Option<Found>, Error> {
         }
         return sqlite_store(path).map(Some);
     }
-    if lmdb::recognise(&head).is_some() {
+    if lmdb::recognise(head).is_some() {
         let lock = if path.file_name().is_some_and(|name| name == "data.mdb") {
             path.with_file_name("lock.mdb")
         } else {
@@ -375,14 +408,14 @@ fn file_store(path: &Path) -> Result<Option<Found>, Error> {
         let files = [own.clone()].into_iter().chain(is_file(&lock).then_some(lock)).collect();
         return found(StoreKind::Lmdb, own, files, LiveState::Clean);
     }
-    if duckdb::recognise(&head) {
+    if duckdb::recognise(head) {
         return found(StoreKind::DuckDb, own, duckdb::files(path), duckdb::state(path));
     }
-    if let Some(kind) = redis::recognise(&head) {
+    if let Some(kind) = redis::recognise(head) {
         let files = redis::files(path, kind)?;
         return found(StoreKind::Redis, own, files, LiveState::Clean);
     }
-    if is_opaque(path, &head, source.length())? {
+    if is_opaque(path, &source)? {
         let files = sqlite::files(path).into_iter().chain(salt(path)).collect();
         return found(StoreKind::SqlCipher, own, files, sqlite::state(path)?);
     }
@@ -412,11 +445,12 @@ fn salt(path: &Path) -> Option<PathBuf> {
 /// Whether a file is an encrypted database: it looks random from its first byte on and is made of
 /// whole pages, which alone would be true of other files too; so something must speak for a
 /// database besides: a salt file, a log with SQLite's mark, or the name.
-fn is_opaque(path: &Path, head: &[u8], length: u64) -> Result<bool, Error> {
+fn is_opaque(path: &Path, source: &Source) -> Result<bool, Error> {
     /// Of the two byte orders.
     const LOG_MAGIC: [[u8; 4]; 2] = [[0x37, 0x7F, 0x06, 0x82], [0x37, 0x7F, 0x06, 0x83]];
     const NAMES: [&str; 6] = ["db", "db3", "sqlite", "sqlite3", "sqlcipher", "s3db"];
-    if length < 1024 || !length.is_multiple_of(512) || !looks_random(head) {
+    let length = source.length();
+    if length < 1024 || !length.is_multiple_of(512) || !looks_random(&source.head(SAMPLE)?) {
         return Ok(false);
     }
     let named = path

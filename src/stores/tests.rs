@@ -825,3 +825,31 @@ mod holders {
         assert_eq!(holding.found(&root), [(other.join("link"), Holder::Descriptor)]);
     }
 }
+
+#[test]
+fn a_scan_counts_the_tree() {
+    let directory = fixture("rocksdb");
+    let root = directory.path();
+    // One listed at once, one with more files than that.
+    for (name, files) in [("few", 20_u32), ("many", 700)] {
+        fs::create_dir(root.join(name)).unwrap();
+        for number in 0..files {
+            let content = vec![b'x'; number as usize];
+            fs::write(root.join(name).join(number.to_string()), content).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink("few", root.join("symlink")).unwrap();
+    let (mut entries, mut bytes) = (0, 0);
+    for entry in walkdir::WalkDir::new(root).min_depth(1) {
+        let entry = entry.unwrap();
+        entries += 1;
+        if entry.file_type().is_file() {
+            bytes += entry.metadata().unwrap().len();
+        }
+    }
+    let scan = scan(root).unwrap();
+    assert_eq!((scan.entries, scan.bytes), (entries, bytes));
+
+    let file = scan_until(&root.join("many/99"), &AtomicBool::new(false)).unwrap();
+    assert_eq!((file.entries, file.bytes), (1, 99));
+}
