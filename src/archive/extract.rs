@@ -1,5 +1,6 @@
 //! What takes the entries of a pass: nobody (verifying), or tree writers (extracting).
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -12,8 +13,12 @@ use crate::tree::{
     ContentWriter, Digest, EntryKind, Metadata, OpenDirectory, TreePath, TreeWriter,
 };
 
-/// Small files on their way to the worker threads.
-const QUEUE: usize = 64;
+/// Batches of small files on their way to the worker threads.
+const QUEUE: usize = 8;
+/// Files of a batch at most, and their bytes, but for the last one. Handing one over costs as much as
+/// writing it.
+const BATCH_FILES: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Says whether an entry is extracted. The directories that it lies in come with it.
 pub type Select<'a> = &'a (dyn Fn(&SectionName, &TreePath, EntryKind) -> bool + Sync);
@@ -81,14 +86,19 @@ struct Level {
     made: Option<Arc<Directory>>,
 }
 
-/// A small file for a worker thread.
-pub(super) struct Job {
+/// Small files for a worker thread.
+pub(super) struct Batch {
+    files: Vec<File>,
+    /// Gets their digests, in their order.
+    answer: Sender<Vec<Digest>>,
+}
+
+struct File {
     target: Option<usize>,
     path: TreePath,
     metadata: Metadata,
     data: Vec<u8>,
     directory: Option<Arc<Directory>>,
-    answer: Sender<Result<Digest>>,
 }
 
 /// The first failure of a worker thread.
@@ -99,7 +109,13 @@ pub(super) struct Extractor<'a, 'l> {
     options: &'a ExtractOptions<'a>,
     directories: Directories,
     lines: Option<&'a mut TakeLine<'l>>,
-    jobs: Sender<Job>,
+    jobs: Sender<Batch>,
+    /// What was not handed over yet, and its bytes.
+    batch: Vec<File>,
+    batch_bytes: usize,
+    /// The digests of what was.
+    waiting: VecDeque<Receiver<Vec<Digest>>>,
+    digests: std::vec::IntoIter<Digest>,
     failure: &'a Failure,
     levels: Vec<Level>,
     target: Option<usize>,
@@ -107,7 +123,7 @@ pub(super) struct Extractor<'a, 'l> {
 }
 
 /// The queue between an extractor and its worker threads.
-pub(super) fn queue() -> (Sender<Job>, Receiver<Job>) {
+pub(super) fn queue() -> (Sender<Batch>, Receiver<Batch>) {
     bounded(QUEUE)
 }
 
@@ -115,23 +131,27 @@ pub(super) fn queue() -> (Sender<Job>, Receiver<Job>) {
 pub(super) fn work(
     options: &ExtractOptions<'_>,
     directories: Directories,
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Batch>,
     failure: &Failure,
 ) {
-    for job in jobs {
-        let Job { target, path, metadata, data, directory, answer } = job;
-        let digest = Digest(Sha256::digest(&data).into());
-        let written = target.map_or(Ok(()), |target| {
-            write_file(options, target, &path, &metadata, &data)?;
-            release(options, directories, directory)
+    for Batch { files, answer } in jobs {
+        let made = files.into_iter().map(|file| {
+            let File { target, path, metadata, data, directory } = file;
+            let digest = Digest(Sha256::digest(&data).into());
+            if let Some(target) = target {
+                write_file(options, target, &path, &metadata, &data)?;
+                release(options, directories, directory)?;
+            }
+            Ok(digest)
         });
-        let failed = written.is_err();
-        if let Err(error) = written {
-            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert(error);
+        match made.collect() {
+            // Nobody waits for it any more: then it is not wanted.
+            Ok(digests) => drop(answer.send(digests)),
+            Err(error) => {
+                let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert(error);
+            }
         }
-        // Nobody waits for it any more: then it is not wanted.
-        let _ = answer.send(if failed { Err(Error::Cancelled) } else { Ok(digest) });
     }
 }
 
@@ -189,13 +209,25 @@ impl<'a, 'l> Extractor<'a, 'l> {
     pub(super) fn new(
         options: &'a ExtractOptions<'a>,
         directories: Directories,
-        jobs: Sender<Job>,
+        jobs: Sender<Batch>,
         failure: &'a Failure,
         lines: Option<&'a mut TakeLine<'l>>,
     ) -> Self {
         let extracted = Extracted::default();
-        let (levels, target) = (Vec::new(), None);
-        Self { options, directories, lines, jobs, failure, levels, target, extracted }
+        Self {
+            options,
+            directories,
+            lines,
+            jobs,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            waiting: VecDeque::new(),
+            digests: Vec::new().into_iter(),
+            failure,
+            levels: Vec::new(),
+            target: None,
+            extracted,
+        }
     }
 
     /// Lets the workers end; what was extracted.
@@ -238,6 +270,18 @@ impl<'a, 'l> Extractor<'a, 'l> {
             level.made = Some(made);
         }
         Ok(Some(target))
+    }
+
+    /// Hands over what small files there are.
+    fn hand_over(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let (answer, digests) = bounded(1);
+        self.waiting.push_back(digests);
+        self.batch_bytes = 0;
+        let files = std::mem::take(&mut self.batch);
+        self.jobs.send(Batch { files, answer }).map_err(|_| Error::Worker)
     }
 
     fn directory(&self) -> Option<Arc<Directory>> {
@@ -301,12 +345,7 @@ impl Sink for Extractor<'_, '_> {
         Ok(())
     }
 
-    fn small(
-        &mut self,
-        file: SmallFile<'_>,
-        at_once: bool,
-        answer: Sender<Result<Digest>>,
-    ) -> Result<()> {
+    fn small(&mut self, file: SmallFile<'_>, at_once: bool) -> Result<()> {
         let SmallFile { section, path, metadata, data } = file;
         let mut target = self.wanted(section, path, EntryKind::Regular)?;
         if let Some(wanted) = target {
@@ -319,8 +358,26 @@ impl Sink for Extractor<'_, '_> {
         }
         let directory = target.and_then(|_| self.directory());
         let (path, metadata) = (path.clone(), metadata.clone());
-        let job = Job { target, path, metadata, data, directory, answer };
-        self.jobs.send(job).map_err(|_| Error::Worker)
+        self.batch_bytes += data.len();
+        self.batch.push(File { target, path, metadata, data, directory });
+        if self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES {
+            self.hand_over()?;
+        }
+        Ok(())
+    }
+
+    fn next_digest(&mut self) -> Result<Digest> {
+        loop {
+            if let Some(digest) = self.digests.next() {
+                return Ok(digest);
+            }
+            if self.waiting.is_empty() {
+                self.hand_over()?;
+            }
+            let waiting = self.waiting.pop_front().ok_or(Error::Worker)?;
+            // One that cannot tell has told why elsewhere.
+            self.digests = waiting.recv().map_err(|_| Error::Cancelled)?.into_iter();
+        }
     }
 
     fn large(

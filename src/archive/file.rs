@@ -80,7 +80,7 @@ impl PendingArchive {
         keys: Option<&dyn SealingKeys>,
         description: &Description,
         sections: &[Section<'_>],
-        unchanged: &mut Unchanged<'_>,
+        unchanged: Option<&mut Unchanged<'_>>,
         options: &WriteOptions<'_>,
     ) -> Result<Written> {
         self.synced()?;

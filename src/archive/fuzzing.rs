@@ -247,8 +247,7 @@ fn example(compression: Compression, sealed: bool) -> Vec<u8> {
     tell.send(Ok(Sealer::plain())).expect("there is room for one");
     let output = Output::new(file, Path::new("example"), sealer, PLAIN_BUFFER);
     let options = WriteOptions { compression, threads: NonZeroUsize::new(1), ..Default::default() };
-    let nothing = &mut |_: &_, _: &_| None;
-    write::write(output, sealed, ID, &description(), &sections, nothing, &options)
+    write::write(output, sealed, ID, &description(), &sections, None, &options)
         .expect("a small tree can be archived");
     let length = result.metadata().expect("of an open file").len();
     let mut bytes = vec![0; usize::try_from(length).expect("it is small")];

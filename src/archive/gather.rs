@@ -5,25 +5,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 use super::metadata::{Amount, IndexEntry, SectionName, Where};
+use super::small::{Found, Job, is_small};
 use crate::format::archive::ArchiveId;
-use crate::tree::{self, ContentReader, Digest, Entry, EntryKind, Exclude, TreePath, TreeReader};
+use crate::tree::{self, Digest, Entry, EntryKind, Exclude, TreePath, TreeReader};
 
-/// Files up to this size are read ahead, whole.
-const SMALL: u64 = 256 * 1024;
-/// No hole is smaller: a page.
-const HOLE: u64 = 4096;
-/// Entries on their way; also bounds what is read ahead.
-const QUEUE: usize = 64;
+/// Batches on their way; also bounds what is read ahead.
+const QUEUE: usize = 8;
+/// Entries of a batch at most, and bytes of the small files in it, but for the last one.
+const BATCH_ENTRIES: usize = 64;
+const BATCH_BYTES: u64 = 1 << 20;
 /// Entries kept from the counting walk, so that most trees are walked once.
 const KEPT_ENTRIES: usize = 50_000;
-/// How often a file that keeps changing is read again.
-const READ_ATTEMPTS: usize = 3;
-/// How often a file that keeps changing is opened again: one must be met unchanged.
-const OPEN_ATTEMPTS: usize = 100;
 
 /// Finds the content of a file that an earlier archive stored and that did not change since. Asked
 /// in the order of the archive, from one thread.
@@ -66,6 +61,13 @@ pub struct Noticed {
     pub vanished: Vec<(SectionName, TreePath)>,
 }
 
+/// Some entries for the archive.
+pub(super) struct Batch {
+    pub(super) items: Vec<Item>,
+    /// What was found in those whose content is [`Content::Small`], in their order.
+    pub(super) found: Receiver<Vec<Result<Found>>>,
+}
+
 /// An entry for the archive.
 pub(super) struct Item {
     pub(super) index: IndexEntry,
@@ -79,27 +81,9 @@ pub(super) enum Content {
     /// None is stored: not a regular file, or another name of one, or stored elsewhere.
     Nothing,
     /// It is being read by another thread.
-    Small(Receiver<Result<Found>>),
+    Small,
     /// To be read by whoever takes the item.
     Large { section: usize, entry: Box<Entry> },
-}
-
-/// What a reading thread found.
-pub(super) enum Found {
-    /// The file, read whole.
-    Small(Box<Small>),
-    /// It grew: to be read by whoever takes the item.
-    Large(Box<Entry>),
-    /// It vanished.
-    Gone,
-}
-
-/// A file read whole.
-pub(super) struct Small {
-    pub(super) entry: Entry,
-    pub(super) data: Vec<u8>,
-    pub(super) digest: Digest,
-    pub(super) unstable: bool,
 }
 
 /// The sections' entries counted, and kept where there are few.
@@ -107,6 +91,17 @@ pub(super) struct Counted {
     /// What the archive will hold at most.
     pub(super) limit: Amount,
     kept: Option<Vec<Vec<Entry>>>,
+}
+
+impl Counted {
+    /// Of what was counted elsewhere, or a moment ago. Another walk may find more: the limit is there
+    /// against bombs, not to be exact.
+    pub(super) fn about(amount: Amount) -> Self {
+        let Amount { entries, bytes } = amount;
+        let entries = entries.saturating_add(entries / 4 + 10_000);
+        let bytes = bytes.saturating_add(bytes / 4 + (1 << 30));
+        Self { limit: Amount { entries, bytes }, kept: None }
+    }
 }
 
 /// Walks everything once, for the limits that stand at the archive's beginning.
@@ -138,24 +133,27 @@ pub(super) fn count(
             kept.push(entries);
         }
     }
-    if kept.is_none() || on_change == OnChange::Keep {
-        // Another walk may find more: the limit is there against bombs, not to be exact.
-        amount.entries = amount.entries.saturating_add(amount.entries / 4 + 10_000);
-        amount.bytes = amount.bytes.saturating_add(amount.bytes / 4 + (1 << 30));
-    }
-    Ok(Counted { limit: amount, kept })
+    let limit = match kept.is_none() || on_change == OnChange::Keep {
+        true => Counted::about(amount).limit,
+        false => amount,
+    };
+    Ok(Counted { limit, kept })
 }
 
 /// Walks the sections and hands on their entries in order; the walk's part of what was noticed.
 pub(super) fn walk(
     sections: &[Section<'_>],
     counted: Counted,
-    unchanged: &mut Unchanged<'_>,
+    mut unchanged: Option<&mut Unchanged<'_>>,
     on_change: OnChange,
     cancelled: &AtomicBool,
-    items: &Sender<Item>,
+    items: &Sender<Batch>,
     jobs: &Sender<Job>,
 ) -> Result<Noticed> {
+    let send = |(batch, job): (Batch, Option<Job>)| {
+        job.map(|job| jobs.send(job)).transpose().map_err(|_| Error::Worker)?;
+        items.send(batch).map_err(|_| Error::Cancelled)
+    };
     let mut noticed = Noticed::default();
     let mut kept = counted.kept.map(Vec::into_iter);
     for (number, section) in sections.iter().enumerate() {
@@ -163,7 +161,7 @@ pub(super) fn walk(
             Some(entries) => Box::new(entries.into_iter().map(Ok)),
             None => section.reader.walk(section.exclude)?,
         };
-        let mut links = Links::default();
+        let mut batches = Batches::new(section, number);
         for entry in entries {
             check(cancelled)?;
             let entry = match entry {
@@ -175,19 +173,74 @@ pub(super) fn walk(
                 }
                 other => other?,
             };
-            let place = || (section.name.clone(), entry.path.clone());
-            if entry.mount_point {
-                noticed.mount_points.push(place());
-            }
-            if entry.metadata.kind == EntryKind::Socket {
-                noticed.sockets.push(place());
-            }
-            let item = links.item(section, number, entry, unchanged, jobs)?;
-            items.send(item).map_err(|_| Error::Cancelled)?;
+            let batch = batches.take(entry, unchanged.as_deref_mut(), &mut noticed);
+            batch.map(send).transpose()?;
         }
-        noticed.outside_links.extend(links.left().map(|path| (section.name.clone(), path)));
+        batches.finish(&mut noticed).map(send).transpose()?;
     }
     Ok(noticed)
+}
+
+/// Puts the entries of a section together.
+struct Batches<'a> {
+    section: &'a Section<'a>,
+    number: usize,
+    links: Links,
+    items: Vec<Item>,
+    /// The small files among them, and their bytes.
+    small: Vec<Entry>,
+    bytes: u64,
+}
+
+impl<'a> Batches<'a> {
+    fn new(section: &'a Section<'a>, number: usize) -> Self {
+        let (links, items, small) = (Links::default(), Vec::new(), Vec::new());
+        Self { section, number, links, items, small, bytes: 0 }
+    }
+
+    /// Takes an entry; a batch that is complete with it, and what of it is to be read.
+    fn take(
+        &mut self,
+        entry: Entry,
+        unchanged: Option<&mut Unchanged<'_>>,
+        noticed: &mut Noticed,
+    ) -> Option<(Batch, Option<Job>)> {
+        let place = || (self.section.name.clone(), entry.path.clone());
+        if entry.mount_point {
+            noticed.mount_points.push(place());
+        }
+        if entry.metadata.kind == EntryKind::Socket {
+            noticed.sockets.push(place());
+        }
+        let (mut item, read) = self.links.item(self.section, &entry, unchanged);
+        if read && is_small(&entry) {
+            item.content = Content::Small;
+            self.bytes += entry.metadata.size;
+            self.small.push(entry);
+        } else if read {
+            item.content = Content::Large { section: self.number, entry: Box::new(entry) };
+        }
+        self.items.push(item);
+        let full = self.items.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES;
+        full.then(|| self.batch())
+    }
+
+    fn batch(&mut self) -> (Batch, Option<Job>) {
+        let (answer, found) = bounded(1);
+        let items = std::mem::take(&mut self.items);
+        let entries = std::mem::take(&mut self.small);
+        let job = (!entries.is_empty()).then_some(Job { section: self.number, entries, answer });
+        self.bytes = 0;
+        (Batch { items, found }, job)
+    }
+
+    /// The rest of the section.
+    fn finish(mut self, noticed: &mut Noticed) -> Option<(Batch, Option<Job>)> {
+        let rest = (!self.items.is_empty()).then(|| self.batch());
+        let name = &self.section.name;
+        noticed.outside_links.extend(self.links.left().map(|path| (name.clone(), path)));
+        rest
+    }
 }
 
 /// The files of a section of which not all names were met yet.
@@ -202,19 +255,18 @@ struct Group {
 }
 
 impl Links {
+    /// The item of an entry, and whether its content is to be read.
     fn item(
         &mut self,
         section: &Section<'_>,
-        number: usize,
-        entry: Entry,
-        unchanged: &mut Unchanged<'_>,
-        jobs: &Sender<Job>,
-    ) -> Result<Item> {
-        let mut index = IndexEntry::new(&section.name, &entry);
-        let nothing = |index| Ok(Item { index, links: 1, content: Content::Nothing });
+        entry: &Entry,
+        unchanged: Option<&mut Unchanged<'_>>,
+    ) -> (Item, bool) {
+        let mut index = IndexEntry::new(&section.name, entry);
+        let nothing = |index, links| Item { index, links, content: Content::Nothing };
         if entry.metadata.kind == EntryKind::Socket {
             index.stored = Where::Nowhere;
-            return nothing(index);
+            return (nothing(index, 1), false);
         }
         let link = entry.hard_link;
         let key = link.map(|link| (link.device, link.inode));
@@ -225,11 +277,11 @@ impl Links {
             if let Some(key) = key.filter(|_| group.seen >= group.count) {
                 self.0.remove(&key);
             }
-            return nothing(index);
+            return (nothing(index, 1), false);
         }
         let is_file = entry.metadata.kind == EntryKind::Regular;
-        if let Some((digest, archive)) = is_file.then(|| unchanged(&section.name, &entry)).flatten()
-        {
+        let found = unchanged.filter(|_| is_file).and_then(|find| find(&section.name, entry));
+        if let Some((digest, archive)) = found {
             index.stored = Where::In(archive);
             index.entry.sha256 = Some(digest);
         }
@@ -237,17 +289,8 @@ impl Links {
             let (first, stored) = (entry.path.clone(), index.stored);
             self.0.insert(key, Group { first, stored, seen: 1, count: link.count });
         }
-        let links = link.map_or(1, |link| link.count);
-        let content = if !is_file || index.stored != Where::Here {
-            Content::Nothing
-        } else if entry.metadata.size > SMALL || may_have_holes(&entry) {
-            Content::Large { section: number, entry: Box::new(entry) }
-        } else {
-            let (answer, wait) = bounded(1);
-            jobs.send(Job { section: number, entry, answer }).map_err(|_| Error::Worker)?;
-            Content::Small(wait)
-        };
-        Ok(Item { index, links, content })
+        let read = is_file && index.stored == Where::Here;
+        (nothing(index, link.map_or(1, |link| link.count)), read)
     }
 
     /// The first names of files that have names elsewhere.
@@ -258,89 +301,17 @@ impl Links {
     }
 }
 
-/// A small file for a reading thread.
-pub(super) struct Job {
-    section: usize,
-    entry: Entry,
-    answer: Sender<Result<Found>>,
-}
-
 /// A channel from the walk to the writer, or to the reading threads.
 pub(super) fn channel<T>() -> (Sender<T>, Receiver<T>) {
     bounded(QUEUE)
 }
 
-/// What a reading thread does.
-pub(super) fn read_small(sections: &[Section<'_>], on_change: OnChange, jobs: &Receiver<Job>) {
-    for Job { section, entry, answer } in jobs {
-        let read = sections
-            .get(section)
-            .ok_or(Error::Worker)
-            .and_then(|section| small(section.reader, entry, on_change));
-        // Nobody waits for it any more: then it is not wanted.
-        let _ = answer.send(read);
-    }
-}
-
-/// Whether a file may have a hole that is worth keeping.
-fn may_have_holes(entry: &Entry) -> bool {
-    entry.allocated.saturating_add(HOLE) <= entry.metadata.size
-}
-
-fn small(reader: &dyn TreeReader, mut entry: Entry, on_change: OnChange) -> Result<Found> {
-    for attempt in 1.. {
-        let Some((fresh, content)) = open(reader, entry, on_change)? else {
-            return Ok(Found::Gone);
-        };
-        entry = fresh;
-        let size = entry.metadata.size;
-        if size > SMALL || may_have_holes(&entry) {
-            return Ok(Found::Large(Box::new(entry)));
-        }
-        let mut data = vec![0u8; usize::try_from(size).unwrap_or(0)];
-        let end = u64::try_from(content.read_at(&mut data, 0)?).unwrap_or(u64::MAX);
-        let unstable = match content.check_unchanged() {
-            Ok(()) if end == size => false,
-            Ok(()) => return Err(tree::Error::Short { size, end }.into()),
-            Err(tree::Error::Changed { .. }) if on_change == OnChange::Keep => true,
-            Err(error) => return Err(error.into()),
-        };
-        if !unstable || attempt == READ_ATTEMPTS {
-            let digest = Digest(Sha256::digest(&data).into());
-            return Ok(Found::Small(Box::new(Small { entry, data, digest, unstable })));
-        }
-    }
-    Err(Error::Worker)
-}
-
-/// Opens a file's content. One that changed since it was met is met again, where that is allowed;
-/// `None` where it is gone.
-pub(super) fn open(
-    reader: &dyn TreeReader,
-    mut entry: Entry,
-    on_change: OnChange,
-) -> Result<Option<(Entry, Box<dyn ContentReader>)>> {
-    for _ in 0..OPEN_ATTEMPTS {
-        match reader.content(&entry) {
-            Ok(content) => return Ok(Some((entry, content))),
-            Err(tree::Error::Changed { .. }) if on_change == OnChange::Keep => {}
-            Err(error) if may_vanish(on_change, &error) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        entry = match reader.entry(&entry.path) {
-            Ok(fresh) if fresh.metadata.kind == EntryKind::Regular => fresh,
-            Ok(_) => return Ok(None),
-            Err(error) if may_vanish(on_change, &error) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-    }
-    Err(Error::Tree(tree::Error::Changed { tree: reader.describe(), path: entry.path }))
-}
-
-fn may_vanish(on_change: OnChange, error: &tree::Error) -> bool {
+/// Whether an entry may be gone by the time that it is looked at.
+pub(super) fn may_vanish(on_change: OnChange, error: &tree::Error) -> bool {
     on_change == OnChange::Keep && error.raw_os_error() == Some(libc::ENOENT)
 }
 
+/// Refuses to go on once somebody asked to stop.
 pub(super) fn check(cancelled: &AtomicBool) -> Result<()> {
     if cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
 }

@@ -27,6 +27,7 @@ mod pass;
 mod pipe;
 mod read;
 mod sink;
+mod small;
 mod tar;
 mod write;
 

@@ -9,7 +9,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io::Read;
 use std::sync::atomic::AtomicBool;
 
-use crossbeam_channel::{Receiver, bounded};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
@@ -108,7 +107,8 @@ struct Pending {
 
 enum What {
     Entry(Metadata),
-    File(Metadata, Receiver<Result<Digest>>),
+    /// The digest, where the sink does not tell it.
+    File(Metadata, Option<Digest>),
     HardLink(TreePath),
 }
 
@@ -312,25 +312,22 @@ impl<R: Read> Pass<'_, R> {
         sparse: Option<SparseMap>,
         at_once: bool,
         sink: &mut dyn Sink,
-    ) -> Result<Receiver<Result<Digest>>> {
+    ) -> Result<Option<Digest>> {
         let has_holes = sparse.is_some();
         let map = sparse.unwrap_or_else(|| SparseMap::dense(metadata.size));
-        let (answer, digest) = bounded(1);
         if metadata.size <= SMALL && !has_holes {
             let mut data = vec![0u8; usize::try_from(metadata.size).unwrap_or(0)];
             self.tar.read_content(&mut data)?;
             self.control.progress.bytes(metadata.size);
-            sink.small(SmallFile { section, path, metadata, data }, at_once, answer)?;
-            return Ok(digest);
+            sink.small(SmallFile { section, path, metadata, data }, at_once)?;
+            return Ok(None);
         }
         let mut writer = sink.large(section, path, metadata)?;
         let found = self.stream(&map, writer.as_deref_mut())?;
         if let Some(writer) = writer {
             writer.finish(metadata)?;
         }
-        // The receiver is right here.
-        let _ = answer.send(Ok(found));
-        Ok(digest)
+        Ok(Some(found))
     }
 
     /// Reads a large file's data, hashing all of it in another thread.
@@ -382,7 +379,7 @@ impl<R: Read> Pass<'_, R> {
             self.lines.check(&line, self.metadata)?;
             if line.stored == Where::Here {
                 let pending = self.pending.pop_front();
-                self.check_line(&line, pending)?;
+                check_line(&line, pending, sink)?;
             }
             sink.line(&line)?;
         }
@@ -391,37 +388,6 @@ impl<R: Read> Pass<'_, R> {
             Ok(())
         } else {
             Err(Error::malformed("its index leaves an entry out"))
-        }
-    }
-
-    fn check_line(&self, line: &IndexEntry, pending: Option<Pending>) -> Result<()> {
-        let ManifestEntry { path, metadata, link_to, sha256 } = &line.entry;
-        let mismatch =
-            |problem| Err(Error::Mismatch { entry: format!("{}/{path}", line.section), problem });
-        let Some(pending) = pending else { return mismatch("it is not there") };
-        if pending.section != line.section || pending.path != *path {
-            return mismatch("it is not there, or not in its place");
-        }
-        match pending.what {
-            What::HardLink(first) if link_to.as_ref() == Some(&first) && sha256.is_none() => Ok(()),
-            What::Entry(found) if link_to.is_none() && sha256.is_none() => {
-                if found == *metadata {
-                    Ok(())
-                } else {
-                    mismatch("its metadata")
-                }
-            }
-            What::File(found, digest) if link_to.is_none() => {
-                let digest = digest.recv().map_err(|_| Error::Worker)??;
-                if found != *metadata {
-                    mismatch("its metadata")
-                } else if Some(digest) != *sha256 {
-                    mismatch("the SHA-256 of its content")
-                } else {
-                    Ok(())
-                }
-            }
-            _ => mismatch("its kind"),
         }
     }
 
@@ -448,6 +414,38 @@ impl<R: Read> Pass<'_, R> {
         }
         self.leave_to(0, sink)?;
         Ok(Passed { amount: self.amount, entries: self.lines.count })
+    }
+}
+
+/// A line of the index against what was met.
+fn check_line(line: &IndexEntry, pending: Option<Pending>, sink: &mut dyn Sink) -> Result<()> {
+    let ManifestEntry { path, metadata, link_to, sha256 } = &line.entry;
+    let mismatch =
+        |problem| Err(Error::Mismatch { entry: format!("{}/{path}", line.section), problem });
+    let Some(pending) = pending else { return mismatch("it is not there") };
+    if pending.section != line.section || pending.path != *path {
+        return mismatch("it is not there, or not in its place");
+    }
+    match pending.what {
+        What::HardLink(first) if link_to.as_ref() == Some(&first) && sha256.is_none() => Ok(()),
+        What::Entry(found) if link_to.is_none() && sha256.is_none() => {
+            if found == *metadata {
+                Ok(())
+            } else {
+                mismatch("its metadata")
+            }
+        }
+        What::File(found, digest) if link_to.is_none() => {
+            let digest = digest.map_or_else(|| sink.next_digest(), Ok)?;
+            if found != *metadata {
+                mismatch("its metadata")
+            } else if Some(digest) != *sha256 {
+                mismatch("the SHA-256 of its content")
+            } else {
+                Ok(())
+            }
+        }
+        _ => mismatch("its kind"),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Where a pass over an archive puts what it has checked. It must know nothing of archives.
 
-use crossbeam_channel::Sender;
-
 use super::error::Result;
 use super::metadata::{IndexEntry, SectionName};
 use crate::tree::{ContentWriter, Digest, Metadata, TreePath};
@@ -26,14 +24,13 @@ pub(super) trait Sink {
     fn hard_link(&mut self, section: &SectionName, first: &TreePath, path: &TreePath)
     -> Result<()>;
 
-    /// A file, whole. The digest goes to `answer`, from whichever thread computes it. With
-    /// `at_once` the file must be there when this returns.
-    fn small(
-        &mut self,
-        file: SmallFile<'_>,
-        at_once: bool,
-        answer: Sender<Result<Digest>>,
-    ) -> Result<()>;
+    /// A file, whole. Its digest comes from [`Self::next_digest`]. With `at_once` the file must be
+    /// there when this returns.
+    fn small(&mut self, file: SmallFile<'_>, at_once: bool) -> Result<()>;
+
+    /// The digest of the first of the files handed to [`Self::small`] of which it was not asked for
+    /// yet.
+    fn next_digest(&mut self) -> Result<Digest>;
 
     /// Where a larger file's data go; `None` where nobody wants them.
     fn large(

@@ -10,13 +10,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::compress::{Compressor, Cut};
 use super::error::{Error, Result};
-use super::gather::{self, Content, Found, Item, Noticed, OnChange, Section, Unchanged};
+use super::gather::{self, Batch, Content, Counted, Item, Noticed, OnChange, Section, Unchanged};
 use super::hash::{Hashing, hashing};
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, Description, INDEX_NAME, INDEX_PREFIX, IndexEntry,
     IndexPart, METADATA_NAME, PART_BYTES, PART_ENTRIES, SectionName, Where,
 };
 use super::pipe::Output;
+use super::small::{self, Found};
 use super::tar::{END, SparseMap, Stored, encode_header, padding};
 use crate::format::archive::{ArchiveId, Compression, FOOTER_LEN, Footer};
 use crate::tree::{
@@ -34,6 +35,8 @@ pub struct WriteOptions<'a> {
     pub compression: Compression,
     /// The level of the compression; its usual one by default.
     pub level: Option<i32>,
+    /// About how much there is, where somebody counted it: else that is done first.
+    pub expected: Option<Amount>,
     /// Threads that compress; by default as many as there are processors.
     pub threads: Option<NonZeroUsize>,
     /// What becomes of files that change meanwhile.
@@ -50,6 +53,7 @@ impl Default for WriteOptions<'_> {
         Self {
             compression: Compression::default(),
             level: None,
+            expected: None,
             threads: None,
             on_change: OnChange::default(),
             cancelled: &NEVER,
@@ -82,34 +86,30 @@ pub(super) fn write(
     id: ArchiveId,
     description: &Description,
     sections: &[Section<'_>],
-    unchanged: &mut Unchanged<'_>,
+    unchanged: Option<&mut Unchanged<'_>>,
     options: &WriteOptions<'_>,
 ) -> Result<Written> {
-    let counted = gather::count(sections, options.on_change, options.cancelled)?;
-    let names = sections.iter().map(|section| section.name.clone()).collect();
-    let metadata = ArchiveMetadata::new(id, description, options.compression, names, counted.limit);
+    let (on_change, cancelled) = (options.on_change, options.cancelled);
     let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = options.threads.unwrap_or(available);
-    let (send_items, items) = gather::channel();
+    let (send_items, batches) = gather::channel();
     let (send_jobs, jobs) = gather::channel();
     std::thread::scope(|scope| {
         for _ in 0..available.get().clamp(2, 8) {
             let jobs = jobs.clone();
-            scope.spawn(move || gather::read_small(sections, options.on_change, &jobs));
+            scope.spawn(move || small::read_small(sections, on_change, cancelled, &jobs));
         }
         drop(jobs);
+        let counted = match options.expected {
+            Some(amount) => Counted::about(amount),
+            None => gather::count(sections, on_change, cancelled)?,
+        };
+        let names = sections.iter().map(|section| section.name.clone()).collect();
+        let metadata =
+            ArchiveMetadata::new(id, description, options.compression, names, counted.limit);
         let walk = scope.spawn(|| {
-            let (send_items, send_jobs) = (send_items, send_jobs);
-            let (on_change, cancelled) = (options.on_change, options.cancelled);
-            gather::walk(
-                sections,
-                counted,
-                unchanged,
-                on_change,
-                cancelled,
-                &send_items,
-                &send_jobs,
-            )
+            let (items, jobs) = (send_items, send_jobs);
+            gather::walk(sections, counted, unchanged, on_change, cancelled, &items, &jobs)
         });
         let output = Compressor::new(output, options.compression, options.level, threads);
         let mut writer = Writer {
@@ -126,9 +126,9 @@ pub(super) fn write(
             hash: Sha256::new(),
             noticed: Noticed::default(),
         };
-        let written = writer.write_all(&metadata, &items);
+        let written = writer.write_all(&metadata, &batches);
         // Lets the walk notice that nobody takes its entries any more.
-        drop(items);
+        drop(batches);
         let walked = walk.join().map_err(|_| Error::Worker)?;
         written?;
         writer.finish(sealed, walked?, metadata)
@@ -153,13 +153,21 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write_all(&mut self, metadata: &ArchiveMetadata, items: &Receiver<Item>) -> Result<()> {
+    fn write_all(&mut self, metadata: &ArchiveMetadata, batches: &Receiver<Batch>) -> Result<()> {
         self.own_entry(METADATA_NAME, &pretty(metadata)?)?;
-        for item in items {
-            gather::check(self.options.cancelled)?;
-            self.item(item)?;
-            if self.part_entries >= PART_ENTRIES as u64 || self.part.len() >= PART_BYTES {
-                self.end_part()?;
+        for Batch { items, found, .. } in batches {
+            let is_small = |item: &Item| matches!(item.content, Content::Small);
+            let mut found = match items.iter().any(is_small) {
+                true => found.recv().map_err(|_| Error::Worker)?,
+                false => Vec::new(),
+            }
+            .into_iter();
+            for item in items {
+                gather::check(self.options.cancelled)?;
+                self.item(item, &mut found)?;
+                if self.part_entries >= PART_ENTRIES as u64 || self.part.len() >= PART_BYTES {
+                    self.end_part()?;
+                }
             }
         }
         Ok(())
@@ -228,7 +236,8 @@ impl Writer<'_> {
         self.put(padding(metadata.size))
     }
 
-    fn item(&mut self, item: Item) -> Result<()> {
+    /// An entry; the next of what was found where it is small.
+    fn item(&mut self, item: Item, found: &mut impl Iterator<Item = Result<Found>>) -> Result<()> {
         let Item { mut index, links, content } = item;
         match content {
             Content::Nothing => {
@@ -243,7 +252,7 @@ impl Writer<'_> {
                     self.put(&encode_header(&name, &index.entry.metadata, &stored, links))?;
                 }
             }
-            Content::Small(wait) => match wait.recv().map_err(|_| Error::Worker)?? {
+            Content::Small => match found.next().ok_or(Error::Worker)?? {
                 Found::Gone => return self.vanished(&index),
                 Found::Large(entry) => {
                     let section = self.section(&index.section)?;
@@ -279,7 +288,7 @@ impl Writer<'_> {
         entry: Entry,
     ) -> Result<()> {
         let reader = self.sections.get(section).ok_or(Error::Worker)?.reader;
-        let opened = gather::open(reader, entry, self.options.on_change)?;
+        let opened = small::open(reader, entry, self.options.on_change)?;
         let Some((entry, content)) = opened else { return self.vanished(&index) };
         refresh(&mut index, &entry);
         self.count_bytes(entry.metadata.size)?;

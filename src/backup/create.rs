@@ -286,8 +286,7 @@ fn write(
 ) -> Result<Written> {
     let CreateRequest { keys, options, .. } = request;
     let Some(base) = &request.base else {
-        let mut nothing = |_: &SectionName, _: &Entry| None;
-        return Ok(pending.write(*keys, description, sections, &mut nothing, options)?);
+        return Ok(pending.write(*keys, description, sections, None, options)?);
     };
     let quiet = Control { cancelled: options.cancelled, progress: &() };
     std::thread::scope(|scope| {
@@ -295,7 +294,7 @@ fn write(
         let mut unchanged = |section: &SectionName, entry: &Entry| -> Option<(Digest, ArchiveId)> {
             base.unchanged(section, entry)
         };
-        let written = pending.write(*keys, description, sections, &mut unchanged, options);
+        let written = pending.write(*keys, description, sections, Some(&mut unchanged), options);
         let vouched = base.finish();
         let written = written?;
         vouched?;

@@ -78,9 +78,9 @@ pub(super) fn write(
         chain: Vec::new(),
         details: serde_json::Value::Null,
     };
-    let options = WriteOptions { progress: &(), ..*options };
+    let options = WriteOptions { expected: None, progress: &(), ..*options };
     let mut pending = PendingArchive::create(directory.path())?;
-    pending.write(Some(sensitive.keys), &description, &sections, &mut |_, _| None, &options)?;
+    pending.write(Some(sensitive.keys), &description, &sections, None, &options)?;
     if verify {
         let control = Control { cancelled: options.cancelled, progress: options.progress };
         pending.reader_with(Some(sensitive.keys))?.verify(control)?;

@@ -13,7 +13,7 @@ use super::record::{Record, Snapshot, StoredPath};
 use super::survey::{Stage, TreeProgress};
 use super::watched::WatchedTree;
 use crate::archive::{
-    self, ArchiveKind, ArchiveReader, Control, Description, ExtractOptions, Keyring,
+    self, Amount, ArchiveKind, ArchiveReader, Control, Description, ExtractOptions, Keyring,
     PendingArchive, Section, SectionName, WriteOptions, select_all,
 };
 use crate::tree::{EntryKind, LocalTree, Timestamp, TreePath, TreeWriter};
@@ -108,13 +108,17 @@ impl Engine<'_> {
             }),
         };
         let options = WriteOptions {
+            // It is refused if the source is not what was listed.
+            expected: self
+                .source_totals()
+                .map(|totals| Amount { entries: totals.entries, bytes: totals.bytes }),
             threads: Some(environment.threads()),
             cancelled: environment.observer.cancelled(),
             progress: &TreeProgress(environment.observer),
             ..WriteOptions::default()
         };
         let keys = environment.vault.archive_keys();
-        pending.write(Some(&keys), &description, &sections, &mut |_, _| None, &options)?;
+        pending.write(Some(&keys), &description, &sections, None, &options)?;
         Ok(())
     }
 

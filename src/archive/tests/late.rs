@@ -59,7 +59,7 @@ fn write_late(source: &Path, pending: &mut PendingArchive, keys: &Late<'_>) -> R
         [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
     let options = WriteOptions { progress: keys.read, ..WriteOptions::default() };
     let about = description(ArchiveKind::Full);
-    pending.write(Some(keys), &about, &sections, &mut |_, _| None, &options)
+    pending.write(Some(keys), &about, &sections, None, &options)
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn what_waits_for_the_keys_is_bounded() {
     let threads = std::num::NonZeroUsize::new(2);
     let options = WriteOptions { progress: &read, threads, ..WriteOptions::default() };
     let about = description(ArchiveKind::Full);
-    pending.write(Some(&late), &about, &sections, &mut |_, _| None, &options).unwrap();
+    pending.write(Some(&late), &about, &sections, None, &options).unwrap();
     assert!(most.load(Ordering::Relaxed) < 120 << 20);
     pending.reader_with(Some(&late.0)).unwrap().verify(Control::default()).unwrap();
 }
@@ -142,7 +142,7 @@ fn a_source_that_fails_leaves_nothing() {
     let options = WriteOptions { cancelled: &cancelled, ..WriteOptions::default() };
     let about = description(ArchiveKind::Full);
     let mut pending = PendingArchive::create(out.path()).unwrap();
-    let written = pending.write(Some(&keys), &about, &sections, &mut |_, _| None, &options);
+    let written = pending.write(Some(&keys), &about, &sections, None, &options);
     assert!(matches!(written, Err(Error::Cancelled)));
     // Perhaps the header, for which the keys were at hand.
     assert!(std::fs::metadata(pending.path()).unwrap().len() < 4096);

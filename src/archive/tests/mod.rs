@@ -54,7 +54,7 @@ fn archive(
         keys.map(|keys| keys as &dyn SealingKeys),
         &description(ArchiveKind::Full),
         &sections,
-        &mut |_, _| None,
+        None,
         options,
     )?;
     Ok((pending.publish(name)?, written))

@@ -188,7 +188,7 @@ fn sections_patterns_and_selections() {
     let mut pending = PendingArchive::create(out.path()).unwrap();
     let options = WriteOptions::default();
     let about = description(ArchiveKind::Snapshot);
-    let written = pending.write(None, &about, &sections, &mut |_, _| None, &options).unwrap();
+    let written = pending.write(None, &about, &sections, None, &options).unwrap();
     assert_eq!(written.noticed.outside_links, [(config.clone(), path("second"))]);
     let reader = pending.reader(&Keyring::new()).unwrap();
     reader.verify(Control::default()).unwrap();

@@ -85,7 +85,7 @@ fn write(
 ) -> Result<Written> {
     let sections = [Section { name: SectionName::data(), reader, exclude: &exclude_nothing }];
     let about = description(ArchiveKind::Full);
-    pending.write(None, &about, &sections, &mut |_, _| None, options)
+    pending.write(None, &about, &sections, None, options)
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn what_an_earlier_archive_stores_is_only_indexed() {
         [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
     let mut pending = PendingArchive::create(out.path()).unwrap();
     let options = WriteOptions::default();
-    let written = pending.write(None, &about, &sections, &mut unchanged, &options).unwrap();
+    let written = pending.write(None, &about, &sections, Some(&mut unchanged), &options).unwrap();
     assert_eq!(written.entries, base.entries);
     assert_eq!(written.amount.bytes, 10);
     let reader = pending.reader(&Keyring::new()).unwrap();
@@ -239,4 +239,64 @@ fn what_an_earlier_archive_stores_is_only_indexed() {
     let (_, extracted) = extract_all(&reader, target.path()).unwrap();
     assert_eq!(extracted.elsewhere + extracted.entries, written.entries);
     assert_eq!(std::fs::read(target.path().join("many/7")).unwrap(), b"changed");
+}
+
+/// Counts how often it is walked.
+struct Walked(LocalTree, std::sync::atomic::AtomicU32);
+
+impl TreeReader for Walked {
+    fn describe(&self) -> String {
+        TreeReader::describe(&self.0)
+    }
+    fn walk<'a>(&'a self, exclude: crate::tree::Exclude<'a>) -> crate::tree::Result<Walk<'a>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.walk(exclude)
+    }
+    fn entry(&self, path: &TreePath) -> crate::tree::Result<Entry> {
+        self.0.entry(path)
+    }
+    fn content(&self, entry: &Entry) -> crate::tree::Result<Box<dyn ContentReader>> {
+        self.0.content(entry)
+    }
+}
+
+#[test]
+fn what_was_counted_elsewhere_is_walked_once() {
+    let source = tempfile::tempdir().unwrap();
+    fill(source.path());
+    // More than a batch has room for: by their number, and by their bytes.
+    for number in 0..300_u32 {
+        let size = if number % 50 == 0 { 250_000 } else { number as usize };
+        let content = number.to_le_bytes().repeat(size / 4);
+        std::fs::write(source.path().join(format!("file{number:03}")), content).unwrap();
+    }
+    std::fs::hard_link(source.path().join("file299"), source.path().join("a first name")).unwrap();
+    let reader = Walked(LocalTree::open(source.path()).unwrap(), Default::default());
+    let entries = reader.0.walk(&exclude_nothing).unwrap().count() as u64;
+    let expected = Some(Amount { entries, bytes: 0 });
+    let out = tempfile::tempdir().unwrap();
+    let mut pending = PendingArchive::create(out.path()).unwrap();
+    let written =
+        write(&mut pending, &reader, &WriteOptions { expected, ..Default::default() }).unwrap();
+    assert_eq!(reader.1.load(Ordering::Relaxed), 1);
+    assert_eq!(written.entries, entries);
+    assert!(written.metadata.limit.entries > entries);
+    let archive = pending.reader(&Keyring::new()).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    extract_all(&archive, target.path()).unwrap();
+    for entry in reader.0.walk(&exclude_nothing).unwrap() {
+        let Entry { path, metadata, .. } = entry.unwrap();
+        if metadata.kind != EntryKind::Regular {
+            continue;
+        }
+        let read = |root: &Path| std::fs::read(root.join(path.as_path())).ok();
+        assert_eq!(read(target.path()), read(source.path()), "{path}");
+    }
+
+    // Far more than was counted is not taken for more that came meanwhile.
+    std::fs::File::create(source.path().join("sparse")).unwrap().set_len(2 << 30).unwrap();
+    let mut pending = PendingArchive::create(out.path()).unwrap();
+    let options = WriteOptions { expected, ..Default::default() };
+    let error = write(&mut pending, &reader, &options).unwrap_err();
+    assert!(matches!(error, Error::TooLarge(_)), "{error}");
 }

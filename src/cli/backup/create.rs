@@ -15,7 +15,8 @@ use super::run::{Bar, Interrupt};
 use super::servers::{Servers, is_dump};
 use super::trees::Trees;
 use crate::archive::{
-    ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SealingKeys, SectionName, WriteOptions,
+    Amount, ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SealingKeys, SectionName,
+    WriteOptions,
 };
 use crate::backup::{
     self, BaseBackup, Catalog, CreateRequest, Created, Details, Filter, LiveTree, Lock, Sensitive,
@@ -220,6 +221,10 @@ impl Attempt<'_, '_> {
             sensitive: &sensitive,
             details,
             servers: &servers,
+            expected: Amount {
+                entries: scan.entries,
+                bytes: dumps.iter().fold(scan.bytes, |sum, dump| sum.saturating_add(dump.bytes)),
+            },
         };
         let sources = trees.sources(reader, &job.source);
         if let Some(deriving) = &self.deriving {
@@ -352,6 +357,8 @@ struct Work<'a, 's> {
     sensitive: &'a Terms,
     details: Details,
     servers: &'a Servers<'s>,
+    /// What the sources hold, with what is left out of the backup.
+    expected: Amount,
 }
 
 impl Work<'_, '_> {
@@ -395,6 +402,7 @@ impl Work<'_, '_> {
             options: WriteOptions {
                 compression: job.compression,
                 level: job.level,
+                expected: Some(self.expected),
                 threads: None,
                 on_change: if args.live { OnChange::Keep } else { OnChange::Fail },
                 cancelled: self.interrupt.flag(),
