@@ -250,7 +250,7 @@ pub fn check_stores(root: &Path, cancelled: &AtomicBool) -> Result<Vec<StoreChec
     let mut checks = Vec::new();
     for component in &scan.components {
         refuse_cancelled(cancelled)?;
-        let options = CheckOptions { scratch: Some(root.to_owned()) };
+        let options = CheckOptions { scratch: Some(root.to_owned()), cancelled: Some(cancelled) };
         let report = stores::check(root, component, &options).map_err(failed)?;
         if report.outcome == Outcome::Damaged {
             return Err(Error::StoreDamaged {

@@ -141,7 +141,11 @@ impl Engine<'_> {
             if left_out(&component.path) {
                 continue;
             }
-            let report = match stores::check(root, &component, &CheckOptions::default()) {
+            let cancelled = Some(self.environment.observer.cancelled());
+            let options = CheckOptions { cancelled, ..CheckOptions::default() };
+            let checked = stores::check(root, &component, &options);
+            self.environment.observer.check()?;
+            let report = match checked {
                 Err(error) if accept => CheckReport::not_checked(error.to_string()),
                 checked => checked.map_err(Error::Store)?,
             };

@@ -64,7 +64,7 @@ pub(super) fn indexes(directory: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// SQLite's own check, and that the indexes that were written are there.
-pub(super) fn check(database: &Path, options: &CheckOptions) -> Result<CheckReport, Error> {
+pub(super) fn check(database: &Path, options: &CheckOptions<'_>) -> Result<CheckReport, Error> {
     let mut report = sqlite::check(database, options)?;
     if report.outcome != Outcome::Sound {
         return Ok(report);
@@ -153,7 +153,10 @@ fn written_segments(connection: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 /// SQLite's facts, and the number of records of each collection.
-pub(super) fn summary(database: &Path, options: &CheckOptions) -> Result<Option<Summary>, Error> {
+pub(super) fn summary(
+    database: &Path,
+    options: &CheckOptions<'_>,
+) -> Result<Option<Summary>, Error> {
     let Some(mut summary) = sqlite::summary(database, options)? else { return Ok(None) };
     let Opening::Open(connection) = sqlite::open(database, options)? else { return Ok(None) };
     let counts = || -> rusqlite::Result<Vec<(String, String, i64)>> {

@@ -34,7 +34,7 @@ pub enum Error {
         detail: String,
     },
     /// Somebody asked to stop.
-    #[error("{}: the search for stores was stopped", path.display())]
+    #[error("{}: the look at the stores was stopped", path.display())]
     Cancelled {
         /// Where it was.
         path: PathBuf,

@@ -31,6 +31,8 @@ use std::sync::atomic::AtomicBool;
 pub use error::Error;
 pub use live::{LiveCopy, copy_live};
 pub use open_files::{Holder, OpenFile, OpenFiles, open_files};
+#[cfg(any(test, fuzzing))]
+pub use rocksdb::fuzzing;
 pub use scratch::remove_leftovers;
 
 /// The kind of a store.
@@ -163,13 +165,19 @@ impl CheckReport {
 
 /// How [`check`] and [`summary`] may work.
 #[derive(Clone, Debug, Default)]
-pub struct CheckOptions {
+pub struct CheckOptions<'a> {
     /// A directory that may hold plaintext for the time of the check: on an encrypted mount. Used
     /// for stores that can only be read by replaying their log, which must not happen in place.
     /// Without it memory serves, for stores that fit; what doesn't is
     /// [`Outcome::NotChecked`].
     pub scratch: Option<PathBuf>,
+    /// Is set by somebody else to end the check of a large store early, with
+    /// [`Error::Cancelled`]. SQLite's own check is not ended.
+    pub cancelled: Option<&'a AtomicBool>,
 }
+
+/// What is never cancelled.
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// Facts of a store that a faithful copy shares: table and row counts, entry counts,
 /// collections. Compare them with `==`.
@@ -200,11 +208,11 @@ pub fn scan_until(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
 /// meanwhile can look like damage.
 ///
 /// # Errors
-/// Where its files can't be read. Damage is no error but [`Outcome::Damaged`].
+/// Where its files can't be read; [`Error::Cancelled`]. Damage is no error but [`Outcome::Damaged`].
 pub fn check(
     root: &Path,
     component: &Component,
-    options: &CheckOptions,
+    options: &CheckOptions<'_>,
 ) -> Result<CheckReport, Error> {
     let path = absolute(root, &component.path);
     match component.kind {
@@ -213,7 +221,9 @@ pub fn check(
             Ok(report::not_checked("encrypted by the app: opaque to strongroom"))
         }
         StoreKind::Lmdb => lmdb::check(&source::Source::open(&path)?),
-        StoreKind::RocksDb | StoreKind::LevelDb => rocksdb::check(&path),
+        StoreKind::RocksDb | StoreKind::LevelDb => {
+            rocksdb::check(&path, options.cancelled.unwrap_or(&NEVER))
+        }
         StoreKind::Chroma => chroma::check(&database(root, component)?, options),
         StoreKind::DuckDb => duckdb::check(&path),
         StoreKind::Postgres => postgres::check(&path),
@@ -230,7 +240,7 @@ pub fn check(
 pub fn summary(
     root: &Path,
     component: &Component,
-    options: &CheckOptions,
+    options: &CheckOptions<'_>,
 ) -> Result<Option<Summary>, Error> {
     let path = absolute(root, &component.path);
     match component.kind {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::source::{Source, is_file};
 use super::sqlite::with_suffix;
 use super::{
-    Component, Error, LiveState, Scan, StoreKind, chroma, duckdb, lmdb, neo4j, postgres, redis,
-    rocksdb, sqlite,
+    Component, Error, LiveState, NEVER, Scan, StoreKind, chroma, duckdb, lmdb, neo4j, postgres,
+    redis, rocksdb, sqlite,
 };
 
 /// How much of a file is read to recognise it by its mark, in bytes, and how much to tell whether it is
@@ -26,9 +26,6 @@ const BATCH: usize = 4096;
 /// threads take at once is listed only when it is its turn.
 const WAVE: usize = 256;
 const FEW: usize = READERS * PART;
-
-/// What is never cancelled: the few files of an index.
-static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// A store with absolute paths.
 struct Found {

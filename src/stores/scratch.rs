@@ -14,7 +14,7 @@ pub(super) enum Place {
 }
 
 /// Finds a place for so many bytes.
-pub(super) fn place(options: &CheckOptions, bytes: u64) -> Result<Place, Error> {
+pub(super) fn place(options: &CheckOptions<'_>, bytes: u64) -> Result<Place, Error> {
     if let Some(scratch) = &options.scratch {
         return make(scratch);
     }

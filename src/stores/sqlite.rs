@@ -64,7 +64,7 @@ pub(super) enum Opening {
 }
 
 /// Opens a database without changing it.
-pub(super) fn open(path: &Path, options: &CheckOptions) -> Result<Opening, Error> {
+pub(super) fn open(path: &Path, options: &CheckOptions<'_>) -> Result<Opening, Error> {
     open_with(path, |bytes| place(options, bytes))
 }
 
@@ -212,7 +212,7 @@ fn is_missing_extension(message: &str) -> bool {
 }
 
 /// SQLite's own check.
-pub(super) fn check(path: &Path, options: &CheckOptions) -> Result<CheckReport, Error> {
+pub(super) fn check(path: &Path, options: &CheckOptions<'_>) -> Result<CheckReport, Error> {
     const METHOD: &str = "PRAGMA integrity_check and foreign_key_check";
     let mut findings = Findings::default();
     let connection = match open(path, options)? {
@@ -330,7 +330,7 @@ fn quote(name: &str) -> String {
 }
 
 /// Facts of a database: its schema's digest, its versions, and the rows of each table.
-pub(super) fn summary(path: &Path, options: &CheckOptions) -> Result<Option<Summary>, Error> {
+pub(super) fn summary(path: &Path, options: &CheckOptions<'_>) -> Result<Option<Summary>, Error> {
     let connection = match open(path, options)? {
         Opening::Open(connection) => connection,
         Opening::NotHere(_) => return Ok(None),

@@ -159,10 +159,7 @@ fn rocksdb_structure() {
         names(&component),
         ["000010.log", "000011.sst", "000012.sst", "CURRENT", "IDENTITY", "MANIFEST-000005"]
     );
-    assert_eq!(
-        (report.outcome, report.findings.as_slice()),
-        (Outcome::StructureOnly, [].as_slice())
-    );
+    assert_eq!((report.outcome, report.findings.as_slice()), (Outcome::Sound, [].as_slice()));
     let facts = facts(summary);
     assert_eq!(facts["column families"], "default, context");
     assert_eq!(facts["tables"], "2");
@@ -182,8 +179,26 @@ fn rocksdb_structure() {
 #[test]
 fn rocksdb_damage_is_found() {
     damage("rocksdb", "MANIFEST-000005");
-    damage("rocksdb", "000010.log");
+    damage("rocksdb", "000011.sst");
+    damage("leveldb", "000005.ldb");
     let directory = fixture("rocksdb");
+    // A write-ahead log may end anywhere; that it ends within a record is told.
+    let log = directory.path().join("000010.log");
+    let original = fs::read(&log).unwrap();
+    for length in 0..original.len() {
+        fs::write(&log, &original[..length]).unwrap();
+        let (_, report, _) = examine_one(directory.path());
+        let told = format!("{:?}", report.findings).contains("ends within a record");
+        assert_eq!((report.outcome, told), (Outcome::Sound, length > 0), "at {length}");
+    }
+    for at in 0..original.len() {
+        let mut bytes = original.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&log, bytes).unwrap();
+        let (_, report, _) = examine_one(directory.path());
+        assert_ne!(report.findings.len(), 0, "at {at}");
+    }
+    fs::write(&log, original).unwrap();
     let manifest = directory.path().join("MANIFEST-000005");
     let mut bytes = fs::read(&manifest).unwrap();
     bytes[100] ^= 1;
@@ -197,10 +212,7 @@ fn leveldb_structure() {
     let directory = fixture("leveldb");
     let (component, report, _) = examine_one(directory.path());
     assert_eq!((component.kind, component.state), (StoreKind::LevelDb, LiveState::PendingLog));
-    assert_eq!(
-        (report.outcome, report.findings.as_slice()),
-        (Outcome::StructureOnly, [].as_slice())
-    );
+    assert_eq!((report.outcome, report.findings.as_slice()), (Outcome::Sound, [].as_slice()));
 }
 
 #[test]
@@ -417,7 +429,8 @@ fn sqlite_with_a_log_is_read_elsewhere() {
     }
     // With a scratch directory nothing goes to memory, and nothing stays.
     let scratch = tempfile::tempdir().unwrap();
-    let options = CheckOptions { scratch: Some(scratch.path().to_path_buf()) };
+    let options =
+        CheckOptions { scratch: Some(scratch.path().to_path_buf()), ..CheckOptions::default() };
     let component = scan(directory.path()).unwrap().components.remove(0);
     let report = check(directory.path(), &component, &options).unwrap();
     assert_eq!(report.outcome, Outcome::Sound);
