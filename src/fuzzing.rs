@@ -4,7 +4,7 @@
 
 use crate::profile::{Environment, Profile};
 use crate::repoint::{Context, Format, Relocation, repoint, revert};
-use crate::{archive, backup, format};
+use crate::{archive, backup, format, stores};
 use std::path::Path;
 
 /// Something to be fuzzed.
@@ -52,6 +52,11 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "config_file", run: config_file, examples: config_file_examples },
     Target { name: "profile", run: profile, examples: profile_examples },
+    Target {
+        name: "store_tables",
+        run: stores::fuzzing::tables,
+        examples: stores::fuzzing::tables_examples,
+    },
     Target {
         name: "vault_config",
         run: format::fuzzing::config,

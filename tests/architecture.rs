@@ -33,7 +33,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &["crypto", "format", "backing", "tree", "archive", "stores", "profile", "repoint"],
     ),
     ("backup", &["crypto", "format", "backing", "tree", "archive", "stores", "profile"]),
-    ("fuzzing", &["format", "archive", "backup", "profile", "repoint"]),
+    ("fuzzing", &["format", "archive", "backup", "stores", "profile", "repoint"]),
     (
         "cli",
         &[
