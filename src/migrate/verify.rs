@@ -94,7 +94,8 @@ impl Engine<'_> {
             Some(path) if self.state().wiping.is_none() => {
                 observer.stage(Stage::VerifySource, self.source_totals());
                 super::caches::drop(&path);
-                Some(self.compare(Side::Source, &local(&path)?, self.source_ledger()?)?)
+                let tree = local(&path)?.from_the_disk();
+                Some(self.compare(Side::Source, &tree, self.source_ledger()?)?)
             }
             _ => None,
         };

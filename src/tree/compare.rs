@@ -29,6 +29,9 @@ pub struct CompareOptions<'a> {
     pub jobs: Option<NonZeroUsize>,
     /// Set by somebody else to stop the comparison.
     pub cancelled: &'a AtomicBool,
+    /// Set by somebody else for whom the comparison has become pointless, and set when it fails. It
+    /// ends as a cancelled one does.
+    pub stopped: Option<&'a AtomicBool>,
     /// Told of bytes (each side's) and entries.
     pub progress: &'a dyn Progress,
     /// The digest of a regular file of the left tree, where it is known already: then only the
@@ -47,6 +50,7 @@ impl Default for CompareOptions<'_> {
             exclude: &exclude_nothing,
             jobs: None,
             cancelled: &NEVER,
+            stopped: None,
             progress: &(),
             known: &|_| None,
             limit: 10_000,
@@ -240,7 +244,7 @@ struct State<'a> {
     left: Option<&'a dyn TreeReader>,
     right: &'a dyn TreeReader,
     options: &'a CompareOptions<'a>,
-    stopped: AtomicBool,
+    stopped: &'a AtomicBool,
     failed: Mutex<Option<Error>>,
     found: Mutex<Found>,
     files: AtomicU64,
@@ -253,11 +257,12 @@ fn join<'a>(
     right: &dyn TreeReader,
     options: &CompareOptions<'_>,
 ) -> Result<Comparison> {
+    let own = AtomicBool::new(false);
     let state = State {
         left,
         right,
         options,
-        stopped: AtomicBool::new(false),
+        stopped: options.stopped.unwrap_or(&own),
         failed: Mutex::new(None),
         found: Mutex::default(),
         files: AtomicU64::new(0),
@@ -297,7 +302,7 @@ fn join<'a>(
 impl State<'_> {
     fn control(&self) -> Control<'_> {
         let CompareOptions { cancelled, progress, .. } = *self.options;
-        Control { cancelled, stopped: &self.stopped, progress }
+        Control { cancelled, stopped: self.stopped, progress }
     }
 
     fn report(&self, path: &TreePath, mismatch: Mismatch) {

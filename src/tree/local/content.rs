@@ -11,6 +11,7 @@ use super::super::error::{Error, Operation, Result};
 use super::super::path::TreePath;
 use super::super::types::{Entry, EntryKind, Extent, Metadata, Timestamp};
 use super::super::{ContentReader, ContentWriter, TreeReader as _};
+use super::direct::Direct;
 use super::{LocalTree, inspect};
 
 /// What shows that a file changed: every write and every change of attributes moves the last.
@@ -25,6 +26,9 @@ struct Stamp {
 /// takes longer than to read what they may hold, above all on a mount.
 const NOT_SEARCHED: u64 = 1 << 20;
 
+/// Smaller files are read by way of the cache: it takes as long.
+const READ_DIRECTLY: u64 = 1 << 20;
+
 struct LocalContent {
     file: OwnedFd,
     tree: String,
@@ -32,6 +36,7 @@ struct LocalContent {
     stamp: Stamp,
     /// Whether it is taken to have no holes.
     dense: bool,
+    direct: Option<Direct>,
 }
 
 impl LocalTree {
@@ -60,10 +65,12 @@ impl LocalTree {
             changed: entry.changed,
         };
         let dense = stamp.size <= NOT_SEARCHED && entry.allocated >= stamp.size;
-        let content =
-            LocalContent { file, tree: self.describe(), path: path.clone(), stamp, dense };
+        let direct =
+            (self.direct && stamp.size >= READ_DIRECTLY).then(|| Direct::begin(&file)).flatten();
+        let (tree, path) = (self.describe(), path.clone());
+        let content = LocalContent { file, tree, path, stamp, dense, direct };
         content.check_unchanged()?;
-        if entry.metadata.size > 128 * 1024 {
+        if content.direct.is_none() && entry.metadata.size > 128 * 1024 {
             // A hint: where it is not taken nothing is lost.
             let _ = rustix::fs::fadvise(&content.file, 0, None, Advice::Sequential);
         }
@@ -119,7 +126,12 @@ impl ContentReader for LocalContent {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
-            match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
+            let rest = &mut buffer[filled..];
+            let read = match &self.direct {
+                Some(direct) => direct.read(&self.file, rest, at),
+                None => rustix::io::pread(&self.file, rest, at),
+            };
+            match read {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(Errno::INTR) => {}

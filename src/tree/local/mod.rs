@@ -5,6 +5,7 @@
 
 mod content;
 mod descent;
+mod direct;
 mod inspect;
 mod names;
 mod remove;
@@ -54,6 +55,8 @@ pub struct LocalTree {
     cross_mounts: bool,
     xattrs: bool,
     each_file: bool,
+    /// Whether large files are read past the kernel's cache.
+    direct: bool,
     /// Of how many entries not everything was set, where that is no error.
     left: Option<Arc<AtomicU64>>,
     /// Whether what is made here inherits nothing, and nobody else is let in to it.
@@ -107,6 +110,7 @@ impl LocalTree {
             cross_mounts: false,
             xattrs: true,
             each_file,
+            direct: false,
             left: None,
             bare: AtomicBool::new(false),
             resolve_at_once,
@@ -125,6 +129,14 @@ impl LocalTree {
     #[must_use]
     pub fn without_xattrs(mut self) -> Self {
         self.xattrs = false;
+        self
+    }
+
+    /// Reads large files from the disk, whatever the kernel holds of them, where the filesystem
+    /// permits it.
+    #[must_use]
+    pub fn from_the_disk(mut self) -> Self {
+        self.direct = true;
         self
     }
 
