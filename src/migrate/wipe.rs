@@ -21,7 +21,8 @@ use super::error::{Error, Result};
 use super::ledger::{LedgerEntry, LedgerReader};
 use super::operations::{Change, Hands, open_directory, parent_of, sync_parent};
 use super::overwrite::{
-    ManyFiles, PREFIX, is_as_verified, names_in, open_for_writing, overwrite_data, take, taken_name,
+    ManyFiles, Noise, PREFIX, is_as_verified, names_in, open_for_writing, overwrite_data, take,
+    taken_name,
 };
 use super::survey::Observer;
 use crate::tree::{EntryKind, TreePath};
@@ -34,8 +35,6 @@ const ENTERED: usize = 256;
 const UNSYNCED: u64 = 256 << 20;
 /// A file of more bytes is synced by itself.
 const LARGE: u64 = 4 << 20;
-/// Bytes overwritten at once.
-const BUFFER: usize = 1 << 20;
 
 /// One wipe under way.
 pub(super) struct Wipe<'a> {
@@ -68,7 +67,7 @@ struct Work<'a, 'b> {
     unsynced: u64,
     /// Directories entered since then.
     entered: usize,
-    buffer: Vec<u8>,
+    noise: Noise,
     /// How many names in the ledger a file with several has, by the first of them.
     names: HashMap<TreePath, u64>,
     /// How many of them this run has taken away.
@@ -105,7 +104,7 @@ impl Wipe<'_> {
             removals: Vec::new(),
             unsynced: 0,
             entered: 0,
-            buffer: vec![0; BUFFER],
+            noise: Noise::new(),
             names,
             gone: HashMap::new(),
             account: Account::default(),
@@ -357,7 +356,7 @@ impl Work<'_, '_> {
         }
         let shown = self.shown(path);
         let (hands, observer) = (self.wipe.hands, self.wipe.observer);
-        let buffer = &mut self.buffer;
+        let noise = &mut self.noise;
         let overwritten = hands.perform(Change::Overwrite, &shown, || {
             let failed = |error: io::Error| Error::io("overwrite", &shown, error);
             let file = open_for_writing(directory, name).map_err(failed)?;
@@ -368,7 +367,7 @@ impl Work<'_, '_> {
             if now.st_nlink != 1 {
                 return Ok(false);
             }
-            overwrite_data(&file, size, buffer, observer).map_err(|error| match error.kind() {
+            overwrite_data(&file, size, noise, observer).map_err(|error| match error.kind() {
                 io::ErrorKind::Interrupted => Error::Interrupted,
                 _ => failed(error),
             })?;
