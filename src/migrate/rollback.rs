@@ -214,7 +214,7 @@ impl Engine<'_> {
             _ => false,
         };
         let ledger = self.source_ledger()?;
-        self.compare_overlooking(Side::Vault, &local(vault)?, ledger, &expected)
+        self.compare_overlooking(Side::Vault, &local(vault)?, ledger, None, &expected)
     }
 
     pub(super) fn roll_back_to(&mut self, origin: Origin) -> Result<RolledBack> {

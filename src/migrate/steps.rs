@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::blocker::Blocker;
 use super::command;
+use super::disk::Disk;
 use super::engine::{Engine, Side, local};
 use super::environment::{Mount, MountAccess};
 use super::error::{Error, Result};
@@ -19,8 +22,8 @@ use super::verify::StoreReport;
 use super::watched::WatchedTree;
 use crate::stores::{self, CheckOptions, CheckReport, Component, Outcome};
 use crate::tree::{
-    self, CompareOptions, Comparison, CopyOptions, Difference, Digest, Durability, Entry, Mismatch,
-    TreePath, TreeReader, TreeWriter,
+    self, CompareOptions, Comparison, CopyOptions, Difference, Digest, Durability, Entry,
+    LocalTree, Mismatch, TreePath, TreeReader, TreeWriter,
 };
 
 /// How long files may stay open after the app's stop command succeeded.
@@ -37,6 +40,14 @@ pub(super) fn find_stores(root: &Path, observer: &dyn Observer) -> Result<stores
     let scan = stores::scan_until(root, observer.cancelled());
     observer.check()?;
     scan.map_err(Error::Store)
+}
+
+/// Whether two directories are read in less time side by side than one after the other: not from one
+/// disk that turns.
+fn can_be_read_beside(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let turns = |path: &Path| Disk::under(path).ok().and_then(|disk| disk.rotational) == Some(true);
+    device(one) != device(other) || !turns(one)
 }
 
 /// Which files of a tree are still open when `patience` is over; sooner when none is.
@@ -247,19 +258,24 @@ impl Engine<'_> {
     /// Reads vault and source afresh, and compares both with what was read at first. A copy that
     /// was interrupted may be wanting, and is mended once.
     pub(super) fn verify_copy(&mut self) -> Result<()> {
-        let mut found = self.compare_vault()?;
+        let source = self.originals()?;
+        let beside = can_be_read_beside(&source, self.environment.vault.directory());
+        let (mut found, mut source_found) = self.compare_vault(beside.then_some(&*source))?;
         if !found.is_equal() && self.state().copies > 1 {
             self.environment.observer.note("what an interrupted copy left is copied again");
             self.mend(&found)?;
-            found = self.compare_vault()?;
+            (found, source_found) = self.compare_vault(None)?;
         }
         if !found.is_equal() {
             return Err(Error::Mismatch { of: "the copy in the vault", found: Box::new(found) });
         }
-        self.environment.observer.stage(Stage::VerifySource, self.source_totals());
-        let source = self.originals()?;
-        super::caches::drop(&source);
-        let read = self.compare(Side::Source, &local(&source)?, self.source_ledger()?)?;
+        let read = match source_found {
+            Some(read) => read,
+            None => {
+                self.environment.observer.stage(Stage::VerifySource, self.source_totals());
+                self.compare_source(&source, None)?
+            }
+        };
         if !read.is_equal() {
             let count = read.total_differences;
             let paths = read.differences.into_iter().map(|found| found.path).collect();
@@ -306,23 +322,65 @@ impl Engine<'_> {
     }
 
     /// Compares the vault, through a fresh mount, with the source's ledger, and checks its stores.
-    fn compare_vault(&self) -> Result<Comparison> {
+    /// With `source`, that is compared meanwhile; the outcome comes where the vault is equal.
+    pub(super) fn compare_vault(
+        &self,
+        source: Option<&Path>,
+    ) -> Result<(Comparison, Option<Comparison>)> {
         let point = self.working_mount_point()?;
         self.environment.unmount()?;
         super::caches::drop(self.environment.vault.directory());
         let mount = self.environment.mount(&point, MountAccess::ReadOnly)?;
-        self.environment.observer.stage(Stage::VerifyVault, self.source_totals());
-        let compared = self
-            .source_ledger()
-            .and_then(|ledger| self.compare(Side::Vault, &local(&mount.content)?, ledger))
+        let compared = local(&mount.content)
+            .and_then(|vault| match source {
+                Some(source) => self.compare_both(&vault, source),
+                None => {
+                    self.environment.observer.stage(Stage::VerifyVault, self.source_totals());
+                    Ok((self.compare(Side::Vault, &vault, self.source_ledger()?)?, None))
+                }
+            })
             .and_then(|found| {
-                if found.is_equal() {
+                if found.0.is_equal() {
                     self.refuse_damaged_stores(&mount.content)?;
                 }
                 Ok(found)
             });
         self.environment.unmount()?;
         compared
+    }
+
+    /// Compares the vault and, side by side with it, the source.
+    fn compare_both(
+        &self,
+        vault: &LocalTree,
+        source: &Path,
+    ) -> Result<(Comparison, Option<Comparison>)> {
+        let twice = |totals: Totals| Totals {
+            entries: totals.entries.saturating_mul(2),
+            files: totals.files.saturating_mul(2),
+            bytes: totals.bytes.saturating_mul(2),
+        };
+        self.environment.observer.stage(Stage::VerifyBoth, self.source_totals().map(twice));
+        let pointless = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| self.compare_source(source, Some(&pointless)));
+            let found =
+                self.source_ledger().and_then(|ledger| self.compare(Side::Vault, vault, ledger));
+            if !found.as_ref().is_ok_and(Comparison::is_equal) {
+                pointless.store(true, Ordering::Relaxed);
+            }
+            let source = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let found = found?;
+            let source = if found.is_equal() { Some(source?) } else { None };
+            Ok((found, source))
+        })
+    }
+
+    /// Compares the source, read from the disk, with its ledger.
+    fn compare_source(&self, source: &Path, stopped: Option<&AtomicBool>) -> Result<Comparison> {
+        super::caches::drop(source);
+        let tree = local(source)?.from_the_disk();
+        self.compare_overlooking(Side::Source, &tree, self.source_ledger()?, stopped, &|_, _| false)
     }
 
     /// The stores' checks on the copy: what was sound must be sound.
@@ -348,7 +406,7 @@ impl Engine<'_> {
         tree: &dyn TreeReader,
         ledger: LedgerReader,
     ) -> Result<Comparison> {
-        self.compare_overlooking(side, tree, ledger, &|_, _| false)
+        self.compare_overlooking(side, tree, ledger, None, &|_, _| false)
     }
 
     /// The same; differences of which `overlook` says so don't count.
@@ -357,6 +415,7 @@ impl Engine<'_> {
         side: Side,
         tree: &dyn TreeReader,
         ledger: LedgerReader,
+        stopped: Option<&AtomicBool>,
         overlook: &(dyn Fn(&TreePath, &Mismatch) -> bool + Sync),
     ) -> Result<Comparison> {
         let environment = &self.environment;
@@ -365,6 +424,7 @@ impl Engine<'_> {
             exclude: &exclude,
             jobs: Some(environment.threads()),
             cancelled: environment.observer.cancelled(),
+            stopped,
             progress: &TreeProgress(environment.observer),
             limit: DIFFERENCES,
             overlook,

@@ -65,6 +65,8 @@ pub enum Stage {
     Copy,
     /// Reading the vault through a fresh mount.
     VerifyVault,
+    /// The same, and beside it reading the source again.
+    VerifyBoth,
     /// Reading the source again.
     VerifySource,
     /// Bringing the app to the vault.

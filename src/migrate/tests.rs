@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::double::{App, Image, Place, environment};
@@ -538,6 +539,40 @@ fn a_directory_with_the_inode_of_originals_that_are_gone_is_made_again() {
 }
 
 /// After a power cut any number of files may be what they seem and yet hold something else.
+/// Other content, of which the metadata tell nothing.
+fn alter(path: &Path, content: &str) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    let mut file = fs::File::options().write(true).open(path).unwrap();
+    std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
+#[test]
+fn the_vault_and_the_source_are_compared_side_by_side() {
+    let (_directory, app) = app();
+    for name in ["a", "z"] {
+        fs::write(app.source().join(name), "right").unwrap();
+    }
+    let vault = app.vault();
+    let engine = migrate(&app, &vault, &app.request(SwitchMode::Repoint));
+    let compare = || engine.compare_vault(Some(&app.source())).unwrap();
+    let (found, source) = compare();
+    assert!(found.is_equal() && source.is_some_and(|source| source.is_equal()));
+
+    alter(&app.source().join("z"), "wrong");
+    let (found, source) = compare();
+    let source = source.unwrap();
+    assert!(found.is_equal());
+    let different: Vec<_> = source.differences.iter().map(|one| one.path.to_string()).collect();
+    assert!(different.contains(&"z".to_owned()), "{different:?}");
+
+    // Of a vault that is not equal, nothing else is of interest.
+    alter(&vault.content().join("a"), "wrong");
+    let (found, source) = compare();
+    assert_eq!(found.total_differences, 1);
+    assert!(source.is_none());
+}
+
 #[test]
 fn a_copy_that_is_mostly_wrong_is_made_again() {
     for wrong in [5, 1005] {
@@ -556,11 +591,7 @@ fn a_copy_that_is_mostly_wrong_is_made_again() {
         drop(engine);
         let content = vault.content();
         for number in 0..wrong {
-            let path = content.join(format!("{number:04}"));
-            let modified = fs::metadata(&path).unwrap().modified().unwrap();
-            let mut file = fs::File::options().write(true).open(&path).unwrap();
-            std::io::Write::write_all(&mut file, b"wrong").unwrap();
-            file.set_modified(modified).unwrap();
+            alter(&content.join(format!("{number:04}")), "wrong");
         }
         fs::write(content.join("extra"), "extra").unwrap();
         let mut engine = reopen(&vault, Arc::new(Unwatched));

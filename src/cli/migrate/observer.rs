@@ -106,6 +106,7 @@ fn name(stage: Stage) -> &'static str {
         Stage::ReadBack => "reading the snapshot back",
         Stage::Copy => "copying into the vault",
         Stage::VerifyVault => "reading the vault through a fresh mount",
+        Stage::VerifyBoth => "reading the vault through a fresh mount, and the source again",
         Stage::VerifySource => "reading the source again",
         Stage::Switch => "switching the app over",
         Stage::Health => "starting the app",
