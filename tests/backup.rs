@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::posix::root_is_here;
-use support::{Place, Ran, fuse_is_here, run, strongroom};
+use support::{Place, Ran, fuse_is_here, kill, run, strongroom, wait_until};
 use tempfile::TempDir;
 
 const CHEAP: [&str; 4] = ["--kdf-memory", "64", "--kdf-iterations", "1"];
@@ -245,6 +245,53 @@ fn what_is_replaced_is_saved_first() {
     let count = room.names("out").len();
     room.restore(&archive, &["--force", "--no-safety-backup"]).expect(0);
     assert_eq!(room.names("out").len(), count);
+}
+
+/// Interrupts a command as soon as a name with this beginning is in a directory.
+fn interrupted_in(room: &Room, words: &[&str], directory: &str, begins: &str) -> Ran {
+    let mut command = room.command(words);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("its work to begin", || {
+        room.names(directory).iter().any(|name| name.starts_with(begins))
+    });
+    kill(child.id(), "INT");
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn an_interrupt_leaves_all_as_it_was() {
+    const ENOUGH: usize = 200 << 20;
+    let room = Room::new();
+    // More than is read, compressed or written between two looks at a directory.
+    let mut noise = vec![0; ENOUGH];
+    let mut random = fs::File::open("/dev/urandom").unwrap();
+    std::io::Read::read_exact(&mut random, &mut noise).unwrap();
+    fs::write(room.path("app/models/larger.bin"), &noise).unwrap();
+    fs::write(room.path("key"), &noise[..32]).unwrap();
+    fs::set_permissions(room.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    drop(noise);
+    fs::create_dir(room.path("out")).unwrap();
+    let create = ["create", "app", "--output", "out", "--key-file", "key"];
+    let told = interrupted_in(&room, &create, "out", ".strongroom-partial-").expect(130);
+    assert!(told.stderr.contains("interrupted; no backup was made"), "{}", told.stderr);
+    assert!(!room.names("out").iter().any(|name| name.contains("app")), "{:?}", room.names("out"));
+    assert!(!room.names("out").iter().any(|name| name.contains("partial")));
+
+    room.run(&create).expect(0);
+    let archive = room.names("out").into_iter().find(|name| name.ends_with(".enc")).unwrap();
+    fs::create_dir(room.path("target")).unwrap();
+    fs::write(room.path("target/notes"), "mine").unwrap();
+    let archive = format!("out/{archive}");
+    let restore = ["restore", &archive, "--target", "target", "--force", "--key-file", "key"];
+    let before = room.names("out");
+    let told = interrupted_in(&room, &restore, ".", ".strongroom-restore-").expect(130);
+    assert!(told.stderr.contains("everything is as it was before"), "{}", told.stderr);
+    assert_eq!(
+        (room.names("target"), room.read("target/notes")),
+        (vec!["notes".into()], "mine".into())
+    );
+    assert!(!room.names(".").iter().any(|name| name.starts_with(".strongroom-")));
+    assert_eq!(room.names("out"), before);
 }
 
 /// What an interrupted restore took away is back before it is decided what goes.
