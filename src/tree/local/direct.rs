@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn check(length: usize, reads: &[(usize, usize)], refused: bool) {
-        let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let content: Vec<u8> = (0..=250).cycle().take(length).collect();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         std::fs::write(&path, &content).unwrap();
