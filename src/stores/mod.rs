@@ -171,8 +171,8 @@ pub struct CheckOptions<'a> {
     /// Without it memory serves, for stores that fit; what doesn't is
     /// [`Outcome::NotChecked`].
     pub scratch: Option<PathBuf>,
-    /// Is set by somebody else to end the check of a large store early, with
-    /// [`Error::Cancelled`]. SQLite's own check is not ended.
+    /// Is set by somebody else to end the check of a SQLite, LMDB, RocksDB or LevelDB store early,
+    /// with [`Error::Cancelled`].
     pub cancelled: Option<&'a AtomicBool>,
 }
 
@@ -220,7 +220,9 @@ pub fn check(
         StoreKind::SqlCipher => {
             Ok(report::not_checked("encrypted by the app: opaque to strongroom"))
         }
-        StoreKind::Lmdb => lmdb::check(&source::Source::open(&path)?),
+        StoreKind::Lmdb => {
+            lmdb::check(&source::Source::open(&path)?, options.cancelled.unwrap_or(&NEVER))
+        }
         StoreKind::RocksDb | StoreKind::LevelDb => {
             rocksdb::check(&path, options.cancelled.unwrap_or(&NEVER))
         }

@@ -9,7 +9,10 @@
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -211,29 +214,64 @@ fn is_missing_extension(message: &str) -> bool {
     .any(|text| message.contains(text))
 }
 
+const METHOD: &str = "PRAGMA integrity_check and foreign_key_check";
+/// How often a check looks whether it is wanted still.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Does some work on a database, which SQLite gives up with an error once that is cancelled.
+fn interruptible<T>(
+    connection: &Connection,
+    cancelled: &AtomicBool,
+    work: impl FnOnce() -> T,
+) -> T {
+    let handle = connection.get_interrupt_handle();
+    let (done, ended) = bounded::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                if cancelled.load(Ordering::Relaxed) {
+                    handle.interrupt();
+                }
+            }
+        });
+        let outcome = work();
+        drop(done);
+        outcome
+    })
+}
+
 /// SQLite's own check.
 pub(super) fn check(path: &Path, options: &CheckOptions<'_>) -> Result<CheckReport, Error> {
-    const METHOD: &str = "PRAGMA integrity_check and foreign_key_check";
-    let mut findings = Findings::default();
     let connection = match open(path, options)? {
         Opening::Open(connection) => connection,
         Opening::NotHere(reason) => return Ok(not_checked(reason)),
         Opening::Damaged(text) => {
+            let mut findings = Findings::default();
             findings.damage(text);
             return Ok(findings.report(Outcome::Damaged, METHOD));
         }
     };
+    let Some(cancelled) = options.cancelled else { return examine(path, &connection) };
+    let report = interruptible(&connection, cancelled, || examine(path, &connection));
+    match cancelled.load(Ordering::Relaxed) {
+        true => Err(Error::Cancelled { path: path.to_path_buf() }),
+        false => report,
+    }
+}
+
+fn examine(path: &Path, connection: &Connection) -> Result<CheckReport, Error> {
+    let mut findings = Findings::default();
     let failed = |source| Error::Sqlite { path: path.to_path_buf(), source };
     let limit = CheckReport::MAX_FINDINGS;
     let mut outcome = Outcome::Sound;
-    match messages(&connection, &format!("PRAGMA integrity_check({limit})")) {
+    match messages(connection, &format!("PRAGMA integrity_check({limit})")) {
         Ok(messages) => sort(messages, &mut findings),
         Err(error) => match damage(&error) {
             Some(text) => findings.damage(text),
             None if is_of_the_system(&error) => return Err(failed(error)),
             None => {
                 findings.remark(format!("not checked as a whole: {error}"));
-                match check_tables(&connection, &mut findings) {
+                match check_tables(connection, &mut findings) {
                     Ok(true) => {}
                     Ok(false) => outcome = Outcome::NotChecked,
                     Err(error) if is_of_the_system(&error) => return Err(failed(error)),
@@ -246,7 +284,7 @@ pub(super) fn check(path: &Path, options: &CheckOptions<'_>) -> Result<CheckRepo
         },
     }
     if !findings.is_damaged() {
-        foreign_keys(&connection, &mut findings);
+        foreign_keys(connection, &mut findings);
     }
     Ok(findings.report(outcome, METHOD))
 }
@@ -397,6 +435,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn what_takes_for_ever_ends_when_it_is_cancelled() {
+        let connection = Connection::open_in_memory().unwrap();
+        let endless = "WITH RECURSIVE c(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM c) \
+                       SELECT count(*) FROM c";
+        let cancelled = AtomicBool::new(true);
+        let outcome = interruptible(&connection, &cancelled, || {
+            connection.query_row(endless, [], |row| row.get::<_, i64>(0))
+        });
+        let code = outcome.unwrap_err().sqlite_error_code();
+        assert_eq!(code, Some(ErrorCode::OperationInterrupted));
+    }
 
     #[test]
     fn what_has_no_place_is_read_through_its_shared_memory_file() {

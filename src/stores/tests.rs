@@ -866,3 +866,25 @@ fn a_scan_counts_the_tree() {
     let file = scan_until(&root.join("many/99"), &AtomicBool::new(false)).unwrap();
     assert_eq!((file.entries, file.bytes), (1, 99));
 }
+
+#[test]
+fn a_check_that_nobody_wants_any_more_ends() {
+    let database = tempfile::tempdir().unwrap();
+    let connection = Connection::open(database.path().join("app.db")).unwrap();
+    connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1);").unwrap();
+    drop(connection);
+    for directory in [database, fixture("lmdb"), fixture("rocksdb"), fixture("leveldb")] {
+        let root = directory.path();
+        let scan = scan(root).unwrap();
+        assert!(!scan.components.is_empty());
+        for component in scan.components {
+            for stopped in [false, true] {
+                let cancelled = AtomicBool::new(stopped);
+                let options = CheckOptions { cancelled: Some(&cancelled), ..Default::default() };
+                let checked = check(root, &component, &options);
+                let ended = matches!(checked, Err(Error::Cancelled { .. }));
+                assert_eq!(ended, stopped, "{component:?}: {checked:?}");
+            }
+        }
+    }
+}

@@ -6,6 +6,8 @@
 
 mod pages;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pages::{
     HEADER, MAX_DEPTH, Meta, NODE_BIG, NODE_DUPLICATES, NODE_TREE, NONE, Node, PAGE_BRANCH,
     PAGE_LEAF, PAGE_LEAF_FIXED, PAGE_OVERFLOW, Pages, Tree, branch, key_count,
@@ -14,7 +16,7 @@ pub(super) use pages::{Kind, MAGIC, recognise};
 
 use super::report::{Findings, not_checked};
 use super::source::{Source, u16_at, u32_at, u64_at};
-use super::{CheckReport, Error, Outcome, Summary};
+use super::{CheckReport, Error, NEVER, Outcome, Summary};
 
 /// What was counted in one tree, the trees of duplicates in it included.
 #[derive(Clone, Copy, Default)]
@@ -59,6 +61,7 @@ type Visitor<'v, 'a> = &'v mut dyn FnMut(&mut Reader<'a>, Value, &[u8]) -> Resul
 
 struct Reader<'a> {
     source: &'a Source,
+    cancelled: &'a AtomicBool,
     page_size: usize,
     /// Pages up to the last one that the meta page and the file's length allow.
     end: u64,
@@ -70,13 +73,14 @@ struct Reader<'a> {
 type Damage = String;
 
 impl<'a> Reader<'a> {
-    fn new(source: &'a Source, meta: &Meta) -> Self {
+    fn new(source: &'a Source, meta: &Meta, cancelled: &'a AtomicBool) -> Self {
         let size = u64::try_from(meta.page_size).unwrap_or(u64::MAX);
         let end = (source.length() / size).min(meta.last_page.saturating_add(1));
         let mut used = Pages::new(end);
         used.add(0);
         used.add(1);
-        Self { source, page_size: meta.page_size, end, used, findings: Findings::default() }
+        let findings = Findings::default();
+        Self { source, cancelled, page_size: meta.page_size, end, used, findings }
     }
 
     /// Reads one page and checks its header.
@@ -145,6 +149,9 @@ impl<'a> Reader<'a> {
         while let Some((number, depth)) = stack.pop() {
             if self.findings.is_full() {
                 return Ok(counts);
+            }
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled { path: self.source.path().to_path_buf() });
             }
             let leaf = depth >= usize::from(tree.depth).min(MAX_DEPTH);
             let kind = if leaf { PAGE_LEAF } else { PAGE_BRANCH };
@@ -248,9 +255,9 @@ struct Reading {
     named: Vec<(Vec<u8>, u64)>,
 }
 
-fn read(source: &Source) -> Result<Option<Reading>, Error> {
+fn read(source: &Source, cancelled: &AtomicBool) -> Result<Option<Reading>, Error> {
     let Some(meta) = Meta::newest(source)? else { return Ok(None) };
-    let mut reader = Reader::new(source, &meta);
+    let mut reader = Reader::new(source, &meta, cancelled);
     let size = u64::try_from(meta.page_size).unwrap_or(u64::MAX);
     if meta.main.root != NONE && source.length() / size <= meta.main.root {
         reader.findings.damage("the file is cut off before the root of its main tree");
@@ -323,11 +330,11 @@ fn free_pages(reader: &mut Reader<'_>, meta: &Meta) -> Result<(), Error> {
 }
 
 /// Reads every page that is in use.
-pub(super) fn check(source: &Source) -> Result<CheckReport, Error> {
+pub(super) fn check(source: &Source, cancelled: &AtomicBool) -> Result<CheckReport, Error> {
     if recognise(&source.head(HEADER + 24)?) == Some(Kind::Other) {
         return Ok(not_checked("written by another kind of machine or a later version of LMDB"));
     }
-    match read(source)? {
+    match read(source, cancelled)? {
         Some(reading) => Ok(reading
             .findings
             .report(Outcome::Sound, "every page and entry, without LMDB's engine")),
@@ -345,7 +352,8 @@ pub(super) fn summary(source: &Source) -> Result<Option<Summary>, Error> {
         return Ok(None);
     }
     let damaged = |detail: String| Error::Damaged { path: source.path().to_path_buf(), detail };
-    let reading = read(source)?.ok_or_else(|| damaged("no readable meta page".to_owned()))?;
+    let reading =
+        read(source, &NEVER)?.ok_or_else(|| damaged("no readable meta page".to_owned()))?;
     if reading.findings.is_damaged() {
         let report = reading.findings.report(Outcome::Damaged, "");
         return Err(damaged(report.findings.join("; ")));
