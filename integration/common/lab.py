@@ -6,6 +6,7 @@ do not see each other. Python's standard library is all it needs.
 """
 
 import contextlib
+import mmap
 import os
 import pathlib
 import shutil
@@ -261,6 +262,18 @@ class Lab:
         mount = Mount(self, path, command, name)
         self.mounts.append(mount)
         return mount
+
+
+def touch_memory(gibibytes=3):
+    """Uses memory and gives it back, for what is timed next: a virtual machine whose host takes back
+    what is free pays for the first use of each page (here 0.3 s a GiB from a program, 2.5 s in the cache
+    of files), and the one that begins after a pause would pay for all.
+    """
+    with open("/proc/meminfo") as lines:
+        available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    size = min(gibibytes << 30, available // 2) & -4096
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
+        pass
 
 
 def drop_caches():
