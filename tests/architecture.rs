@@ -62,7 +62,7 @@ const LINES_MAX: usize = 500;
 const LONGER: &[(&str, usize, &str)] = &[
     ("fuse/adapter.rs", 770, "one trait of FUSE's operations, each a few lines"),
     ("vault/namespace.rs", 750, "the operations on names share their steps' order"),
-    ("vault/journal.rs", 660, "one lock and the two segments that it guards"),
+    ("vault/journal.rs", 670, "one lock and the two segments that it guards"),
 ];
 
 /// What one source file does against the rules, with the lines. Tests may print.

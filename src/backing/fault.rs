@@ -253,8 +253,8 @@ impl Faults {
         self.shared.lock().space = Some(bytes);
     }
 
-    /// Calls `watcher` before and after each renaming, unlinking and writing that does not fail,
-    /// on the thread that does it, so that a test can have something else happen at that moment.
+    /// Calls `watcher` before and after each renaming, unlinking, writing and `fdatasync` that does not
+    /// fail, on the thread that does it, so that a test can have something else happen at that moment.
     pub fn watch(&self, watcher: impl Fn(Operation, Moment) + Send + Sync + 'static) {
         self.shared.lock().watcher = Some(Arc::new(watcher));
     }

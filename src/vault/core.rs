@@ -15,7 +15,7 @@ use super::inode::{
     DATA_DIRTY, Inode, InodeTable, LISTED, METADATA_DIRTY, NAMES_DIRTY, RECORD_DIRTY,
 };
 use super::journal::Journal;
-use super::signal::Signal;
+use super::signal::Signals;
 use super::sync::backing_now;
 use super::types::{FilesystemOptions, InodeNumber};
 use crate::backing::{Directory, FileKind, Stat};
@@ -69,8 +69,7 @@ pub(super) struct Core {
     /// nobody was told; 0 for none.
     untold_loss: AtomicI32,
     closing: AtomicBool,
-    /// Raised when the maintenance thread has work.
-    pub(super) signal: Arc<Signal>,
+    pub(super) signals: Signals,
 }
 
 /// What a [`Core`] is made of.
@@ -115,7 +114,7 @@ impl Core {
             filesystem_sync_failed: AtomicBool::new(false),
             untold_loss: AtomicI32::new(0),
             closing: AtomicBool::new(false),
-            signal: Arc::default(),
+            signals: Signals::default(),
         }
     }
 
@@ -140,7 +139,7 @@ impl Core {
             codec,
             now,
             self.options.journal_segment,
-            &self.signal,
+            &self.signals,
         ) {
             Ok(journal) => {
                 let _ = self.journal.set(journal);
@@ -254,10 +253,11 @@ impl Core {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Tells the maintenance thread to end.
+    /// Tells the threads to end.
     pub(super) fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
-        self.signal.raise();
+        self.signals.work.raise();
+        self.signals.unsynced.raise();
     }
 }
 

@@ -132,6 +132,9 @@ impl FileSystem {
         let mut threads = Vec::new();
         if !options.read_only {
             threads.push(spawn("strongroom-commit", &core, |core| core.maintain())?);
+            if options.journal {
+                threads.push(spawn("strongroom-sync", &core, |core| core.sync_ahead())?);
+            }
             if !core.windows.read().is_empty() {
                 threads.push(spawn("strongroom-settle", &core, |core| core.settle())?);
             }

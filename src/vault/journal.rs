@@ -21,7 +21,7 @@ use super::content::with_scratch;
 use super::inode::Inode;
 use super::recovery::remove_segments;
 use super::segment::{self, Segment, SegmentState};
-use super::signal::Signal;
+use super::signal::Signals;
 use crate::backing::{Directory, File, Timestamp};
 use crate::crypto::random_array;
 use crate::format::journal::{
@@ -43,6 +43,9 @@ const PATIENCE: u64 = 3;
 /// Room kept in every segment for the records that end it.
 const RESERVE: u64 = 4096;
 
+/// Bytes that are not left to whoever waits for the next sync.
+const SYNC_AHEAD: u64 = 8 << 20;
+
 /// Records that a failed write left out: no reader would get past it. What is to stand there has
 /// their places and lengths and means nothing.
 struct Gap {
@@ -59,6 +62,8 @@ struct Inner {
     /// Sequences handed out whose bytes are not written yet.
     in_flight: BTreeSet<u64>,
     syncing: bool,
+    /// Bytes written since the last sync began.
+    unsynced: u64,
     /// What writes that failed left out.
     gaps: Vec<Gap>,
     /// A sync failed: nothing here can be relied on any more.
@@ -82,8 +87,7 @@ pub(super) struct Journal {
     written: Condvar,
     synced: Condvar,
     room: Condvar,
-    /// Raised when a segment is filled and waits to be emptied.
-    signal: Arc<Signal>,
+    signals: Signals,
 }
 
 impl Journal {
@@ -96,7 +100,7 @@ impl Journal {
         codec: JournalCodec,
         now: Timestamp,
         wanted_size: u64,
-        signal: &Arc<Signal>,
+        signals: &Signals,
     ) -> io::Result<Self> {
         let mut last = io::Error::from_raw_os_error(libc::ENOSPC);
         let room = directory.filesystem_stat()?;
@@ -111,7 +115,7 @@ impl Journal {
                 Ok(files) => {
                     let files: [Arc<dyn File>; 2] =
                         files.try_into().ok().expect("two names, two files");
-                    let journal = Self::begin(files, size, codec, now, signal.clone())?;
+                    let journal = Self::begin(files, size, codec, now, signals.clone())?;
                     directory.sync()?;
                     return Ok(journal);
                 }
@@ -132,7 +136,7 @@ impl Journal {
         size: u64,
         codec: JournalCodec,
         now: Timestamp,
-        signal: Arc<Signal>,
+        signals: Signals,
     ) -> io::Result<Self> {
         let session = SessionId(random_array());
         let inner = Inner {
@@ -142,6 +146,7 @@ impl Journal {
             durable_sequence: 0,
             in_flight: BTreeSet::new(),
             syncing: false,
+            unsynced: 0,
             gaps: Vec::new(),
             failed: None,
             durable_until: now,
@@ -157,7 +162,7 @@ impl Journal {
             written: Condvar::new(),
             synced: Condvar::new(),
             room: Condvar::new(),
-            signal,
+            signals,
         };
         {
             let mut inner = journal.inner.lock();
@@ -198,7 +203,7 @@ impl Journal {
         }
         let other = 1 - active;
         if inner.segments[other].state != SegmentState::Free {
-            self.signal.raise();
+            self.signals.work.raise();
             return Err(AppendError::Full);
         }
         if FIRST_RECORD + len + reserve > inner.segments[other].size {
@@ -206,7 +211,7 @@ impl Journal {
         }
         self.activate(inner, other).map_err(AppendError::Failed)?;
         inner.segments[active].state = SegmentState::Filled;
-        self.signal.raise();
+        self.signals.work.raise();
         Ok(other)
     }
 
@@ -390,6 +395,10 @@ impl Journal {
         if outcome.is_err() {
             inner.gaps.push(Gap { file: file.clone(), offset, bytes: filler() });
         }
+        inner.unsynced += to_u64(bytes.len());
+        if inner.unsynced >= SYNC_AHEAD && !inner.syncing {
+            self.signals.unsynced.raise();
+        }
         // Again: a sync of records before these may have begun while they were being written.
         for segment in &mut inner.segments {
             segment.unsynced |= Arc::ptr_eq(&segment.file, file);
@@ -415,6 +424,7 @@ impl Journal {
                 continue;
             }
             inner.syncing = true;
+            inner.unsynced = 0;
             let end = inner.next_sequence - 1;
             while inner.failed.is_none()
                 && inner.in_flight.first().is_some_and(|first| *first <= end)
@@ -529,7 +539,7 @@ impl Journal {
             if failures - before >= PATIENCE {
                 break Err(io::Error::from_raw_os_error(errno));
             }
-            self.signal.raise();
+            self.signals.work.raise();
             self.room.wait_for(&mut inner, Duration::from_millis(200));
         };
         inner.waiting -= 1;

@@ -105,3 +105,33 @@ fn a_segment_that_has_no_successor_yet_is_not_emptied() {
     assert!(content(&fs, b"file") == [[2; 4096], [3; 4096]].concat());
     fs.close().unwrap();
 }
+
+/// Much in the journal is on its way to the disk before anybody asks: else who writes faster than the
+/// disk takes it waits for all of it at once.
+#[test]
+fn much_in_the_journal_is_made_durable_unasked() {
+    const LONG: Duration = Duration::from_secs(60);
+    let disk = Disk::new();
+    let fs = disk.open();
+    let part = vec![7; 1 << 20];
+    let ino = file(&fs, b"file", &[]);
+    for number in 0..9 {
+        fs.write(ino, number << 20, &part).unwrap();
+    }
+    fs.sync_all().unwrap();
+    let (synced, seen) = crossbeam_channel::unbounded();
+    disk.faults.watch(move |operation, moment| {
+        let name = std::thread::current().name().map(str::to_owned);
+        if (operation, moment) == (Operation::SyncData, Moment::After) {
+            // Nobody looks any more at the end.
+            let _ = synced.send(name);
+        }
+    });
+    for number in 0..9 {
+        fs.write(ino, number << 20, &part).unwrap();
+    }
+    let ahead = || seen.recv_timeout(LONG).unwrap().as_deref() == Some("strongroom-sync");
+    while !ahead() {}
+    disk.faults.disarm();
+    fs.close().unwrap();
+}

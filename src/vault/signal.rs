@@ -1,5 +1,6 @@
-//! How the maintenance thread is told that there is work: a flag to wait for.
+//! How threads are told that there is work: a flag to wait for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -9,6 +10,15 @@ use parking_lot::{Condvar, Mutex};
 pub(super) struct Signal {
     raised: Mutex<bool>,
     condition: Condvar,
+}
+
+/// What the threads of a mounted vault wait for.
+#[derive(Clone, Default)]
+pub(super) struct Signals {
+    /// The maintenance has work.
+    pub(super) work: Arc<Signal>,
+    /// The journal has much that is not synced.
+    pub(super) unsynced: Arc<Signal>,
 }
 
 impl Signal {

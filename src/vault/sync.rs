@@ -202,7 +202,7 @@ impl Core {
             let mut dirty = self.dirty.lock();
             dirty.push(inode.clone());
             if dirty.len() == 1 {
-                self.signal.raise();
+                self.signals.work.raise();
             }
         }
     }

@@ -256,7 +256,7 @@ impl File for FaultFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.faults.sync(Operation::SyncData, &*self.inner)?;
-        self.inner.sync_data()
+        self.faults.watched(Operation::SyncData, || self.inner.sync_data())
     }
 
     fn sync_all(&self) -> io::Result<()> {
