@@ -12,8 +12,9 @@ use crate::format::archive::Compression;
 
 /// Bytes of a frame (gzip, LZ4).
 const CHUNK: usize = 1 << 20;
-/// Bytes of a zstd frame at its usual levels: twice the window of level 3.
-const ZSTD_CHUNK: usize = 4 << 20;
+/// Bytes of a zstd frame at its usual levels: four windows of level 3. At the beginning of each there is
+/// nothing yet to refer to, which costs time and room where content repeats itself.
+const ZSTD_CHUNK: usize = 8 << 20;
 /// A window of 128 MiB: as much as `zstd` itself takes without being told.
 pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -30,8 +31,8 @@ pub(super) fn default_level(compression: Compression) -> i32 {
 fn chunk_len(compression: Compression, level: i32) -> usize {
     match (compression, level) {
         (Compression::Zstd, ..=9) => ZSTD_CHUNK,
-        (Compression::Zstd, 10..=16) => 4 * ZSTD_CHUNK,
-        (Compression::Zstd, _) => 8 * ZSTD_CHUNK,
+        (Compression::Zstd, 10..=16) => 2 * ZSTD_CHUNK,
+        (Compression::Zstd, _) => 4 * ZSTD_CHUNK,
         _ => CHUNK,
     }
 }
