@@ -64,13 +64,20 @@ impl Hashing {
 
     /// Hands over a hole; `check` says between its stretches whether to go on.
     pub(super) fn zeros(&self, count: u64, check: impl Fn() -> Result<()>) -> Result<()> {
-        let mut left = count;
-        while left > 0 {
+        zeros_in_steps(count, |now| {
             check()?;
-            let now = left.min(ZEROS);
-            self.full.send(Piece::Zeros(now)).map_err(|_| Error::Worker)?;
-            left -= now;
-        }
-        Ok(())
+            self.full.send(Piece::Zeros(now)).map_err(|_| Error::Worker)
+        })
     }
+}
+
+/// Zeros in steps between which there is time to ask whether to go on.
+pub(super) fn zeros_in_steps(count: u64, mut step: impl FnMut(u64) -> Result<()>) -> Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let now = left.min(ZEROS);
+        step(now)?;
+        left -= now;
+    }
+    Ok(())
 }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 use super::gather::check;
-use super::hash::{Hashing, hashing};
+use super::hash::{Hashing, hashing, zeros_in_steps};
 use super::index::{Lines, parse_part, read_own};
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, IndexEntry, METADATA_LIMIT,
@@ -22,12 +22,16 @@ use super::metadata::{
 use super::sink::{Sink, SmallFile};
 use super::tar::{RawEntry, RawKind, SparseMap, TarReader};
 use super::write::part_name;
-use crate::tree::{ContentWriter, Digest, EntryKind, ManifestEntry, Metadata, Progress, TreePath};
+use crate::tree::{
+    ContentWriter, Digest, EntryKind, ManifestEntry, Metadata, Progress, TreePath, hash_zeros,
+};
 
 /// Files up to this size are read whole and handed to another thread.
 pub(super) const SMALL: u64 = 256 * 1024;
 /// Bytes read of a larger file at once.
 const CHUNK: usize = 1 << 20;
+/// Bytes of it read at once where it is only hashed: they stay in the processor's cache.
+const HASHED_AT_ONCE: usize = 64 * 1024;
 /// Most files of which not all names were met yet.
 const LINKS_MAX: usize = 1 << 24;
 /// Longest target of a symlink (`PATH_MAX`).
@@ -322,19 +326,19 @@ impl<R: Read> Pass<'_, R> {
             sink.small(SmallFile { section, path, metadata, data }, at_once)?;
             return Ok(None);
         }
-        let mut writer = sink.large(section, path, metadata)?;
-        let found = self.stream(&map, writer.as_deref_mut())?;
-        if let Some(writer) = writer {
-            writer.finish(metadata)?;
-        }
+        let Some(mut writer) = sink.large(section, path, metadata)? else {
+            return self.hash_alone(&map).map(Some);
+        };
+        let found = self.stream(&map, &mut *writer)?;
+        writer.finish(metadata)?;
         Ok(Some(found))
     }
 
-    /// Reads a large file's data, hashing all of it in another thread.
+    /// Reads a large file's data and writes them, hashing all of it in another thread.
     fn stream(
         &mut self,
         map: &SparseMap,
-        mut writer: Option<&mut (dyn ContentWriter + 'static)>,
+        writer: &mut (dyn ContentWriter + 'static),
     ) -> Result<Digest> {
         let cancelled = self.control.cancelled;
         hashing(|hashing| {
@@ -347,9 +351,7 @@ impl<R: Read> Pass<'_, R> {
                     let wanted = usize::try_from(extent.end - at).unwrap_or(CHUNK).min(CHUNK);
                     let mut buffer = hashing.buffer(wanted);
                     self.tar.read_content(&mut buffer)?;
-                    if let Some(writer) = writer.as_deref_mut() {
-                        writer.write_at(&buffer, at)?;
-                    }
+                    writer.write_at(&buffer, at)?;
                     at += wanted as u64;
                     self.control.progress.bytes(wanted as u64);
                     hashing.data(buffer)?;
@@ -359,6 +361,37 @@ impl<R: Read> Pass<'_, R> {
             self.hole(hashing, map.real_size() - end)
         })
         .map(|(digest, ())| digest)
+    }
+
+    /// Other threads open and decompress meanwhile; to hand the data to one more costs more than it
+    /// spares.
+    fn hash_alone(&mut self, map: &SparseMap) -> Result<Digest> {
+        let control = self.control;
+        let mut hasher = Sha256::new();
+        let hole = |hasher: &mut Sha256, length: u64| {
+            control.progress.bytes(length);
+            zeros_in_steps(length, |now| {
+                hash_zeros(hasher, now);
+                check(control.cancelled)
+            })
+        };
+        let mut buffer = vec![0; HASHED_AT_ONCE];
+        let mut end = 0;
+        for extent in map.extents() {
+            hole(&mut hasher, extent.start - end)?;
+            let mut left = extent.end - extent.start;
+            while left > 0 {
+                check(control.cancelled)?;
+                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                self.tar.read_content(&mut buffer[..wanted])?;
+                hasher.update(&buffer[..wanted]);
+                left -= wanted as u64;
+                control.progress.bytes(wanted as u64);
+            }
+            end = extent.end;
+        }
+        hole(&mut hasher, map.real_size() - end)?;
+        Ok(Digest(hasher.finalize().into()))
     }
 
     fn hole(&self, hashing: &Hashing, length: u64) -> Result<()> {
