@@ -44,7 +44,9 @@ pub(super) struct Compressor<W: Write> {
     count: u64,
     /// `None` where nothing is compressed.
     jobs: Option<Sender<Job>>,
+    /// Bytes that follow, and how many they are.
     chunk: Vec<u8>,
+    filled: usize,
     chunk_len: usize,
     pending: VecDeque<Pending>,
     /// Chunks on their way at most.
@@ -59,10 +61,11 @@ pub(super) struct Compressor<W: Write> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut(usize);
 
-/// Bytes, and room for what they are compressed to.
+/// Bytes, as many as are filled, and room for what they are compressed to.
 #[derive(Default)]
 struct Chunk {
     plain: Vec<u8>,
+    filled: usize,
     compressed: Vec<u8>,
 }
 
@@ -98,6 +101,7 @@ impl<W: Write> Compressor<W> {
             count: 0,
             jobs: Some(jobs).filter(|_| compression != Compression::None),
             chunk: Vec::new(),
+            filled: 0,
             chunk_len: chunk_len(compression, level),
             pending: VecDeque::new(),
             limit: threads + 2,
@@ -134,15 +138,43 @@ impl<W: Write> Compressor<W> {
         Ok(self.output)
     }
 
+    /// Room for bytes that follow, `wanted` or fewer, with anything in it: what is put there counts with
+    /// [`Self::advance`]. Spares what can be read right here a copy.
+    pub(super) fn room(&mut self, wanted: usize) -> &mut [u8] {
+        if self.chunk.is_empty() {
+            self.chunk = vec![0; self.chunk_len];
+        }
+        let end = self.chunk_len.min(self.filled.saturating_add(wanted));
+        &mut self.chunk[self.filled..end]
+    }
+
+    /// The first `count` bytes of the room that was given last are the next ones.
+    pub(super) fn advance(&mut self, count: usize) -> io::Result<()> {
+        self.check()?;
+        self.filled += count;
+        if self.jobs.is_none() {
+            // Cuts are where they were made.
+            while !self.pending.is_empty() {
+                self.collect()?;
+            }
+            let filled = std::mem::take(&mut self.filled);
+            self.output.write_all(&self.chunk[..filled])?;
+            self.count += filled as u64;
+        } else if self.filled == self.chunk_len {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
     /// Hands the chunk to the threads.
     fn submit(&mut self) -> io::Result<()> {
         self.check()?;
-        let Some(jobs) = self.jobs.as_ref().filter(|_| !self.chunk.is_empty()) else {
+        let Some(jobs) = self.jobs.as_ref().filter(|_| self.filled > 0) else {
             return Ok(());
         };
         let mut chunk = self.spare.pop().unwrap_or_default();
         std::mem::swap(&mut chunk.plain, &mut self.chunk);
-        self.chunk.clear();
+        chunk.filled = std::mem::take(&mut self.filled);
         let (answer, wait) = bounded(1);
         jobs.send(Job { chunk, answer }).map_err(|_| failed())?;
         self.pending.push_back(Pending::Frame(wait));
@@ -187,24 +219,10 @@ fn failed() -> io::Error {
 
 impl<W: Write> Write for Compressor<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.check()?;
-        if self.jobs.is_none() {
-            // Cuts are where they were made.
-            while !self.pending.is_empty() {
-                self.collect()?;
-            }
-            let written = self.output.write(bytes)?;
-            self.count += written as u64;
-            return Ok(written);
-        }
-        if self.chunk.capacity() == 0 {
-            self.chunk.reserve_exact(self.chunk_len);
-        }
-        let taken = bytes.len().min(self.chunk_len - self.chunk.len());
-        self.chunk.extend_from_slice(&bytes[..taken]);
-        if self.chunk.len() == self.chunk_len {
-            self.submit()?;
-        }
+        let room = self.room(bytes.len());
+        let taken = room.len();
+        room.copy_from_slice(&bytes[..taken]);
+        self.advance(taken)?;
         Ok(taken)
     }
 
@@ -218,11 +236,12 @@ fn work(compression: Compression, level: i32, jobs: &Receiver<Job>) {
     let mut zstd = None;
     for Job { mut chunk, answer } in jobs {
         let room = std::mem::take(&mut chunk.compressed);
+        let plain = &chunk.plain[..chunk.filled];
         let compressed = match compression {
-            Compression::None => Ok(chunk.plain.clone()),
-            Compression::Zstd => zstd_frame(&mut zstd, level, &chunk.plain, room),
-            Compression::Gzip => gzip(&chunk.plain, level, room),
-            Compression::Lz4 => lz4(&chunk.plain, room),
+            Compression::None => Ok(plain.to_vec()),
+            Compression::Zstd => zstd_frame(&mut zstd, level, plain, room),
+            Compression::Gzip => gzip(plain, level, room),
+            Compression::Lz4 => lz4(plain, room),
         };
         let done = compressed.map(|compressed| {
             chunk.compressed = compressed;

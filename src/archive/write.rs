@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::compress::{Compressor, Cut};
 use super::error::{Error, Result};
 use super::gather::{self, Batch, Content, Counted, Item, Noticed, OnChange, Section, Unchanged};
-use super::hash::{Hashing, hashing};
+use super::hash::zeros_in_steps;
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, Description, INDEX_NAME, INDEX_PREFIX, IndexEntry,
     IndexPart, METADATA_NAME, PART_BYTES, PART_ENTRIES, SectionName, Where,
@@ -25,8 +25,8 @@ use crate::tree::{
     TreePath,
 };
 
-/// Bytes read of a large file at once.
-const CHUNK: usize = 1 << 20;
+/// Bytes read of a large file and hashed at once: they stay in the processor's cache.
+const READ_AT_ONCE: usize = 256 * 1024;
 
 /// How an archive is written.
 #[derive(Clone, Copy)]
@@ -316,42 +316,45 @@ impl Writer<'_> {
         self.end_entry(index)
     }
 
-    /// Writes the data of a file, hashing all of it in another thread. What the file no longer
-    /// has is zeros; then `true` comes with the digest.
+    /// Writes the data of a file and hashes all of it. What the file no longer has is zeros; then `true`
+    /// comes with the digest.
     fn stream(&mut self, content: &dyn ContentReader, map: &SparseMap) -> Result<(Digest, bool)> {
         let (cancelled, progress) = (self.options.cancelled, self.options.progress);
-        let hole = |hashing: &Hashing, length| {
+        let mut hasher = Sha256::new();
+        let hole = |hasher: &mut Sha256, length| {
             progress.bytes(length);
-            hashing.zeros(length, || gather::check(cancelled))
+            zeros_in_steps(length, |now| {
+                tree::hash_zeros(hasher, now);
+                gather::check(cancelled)
+            })
         };
-        hashing(|hashing| {
-            let mut short = false;
-            let mut end = 0;
-            for extent in map.extents() {
-                hole(hashing, extent.start - end)?;
-                let mut at = extent.start;
-                while at < extent.end {
-                    gather::check(cancelled)?;
-                    let wanted = usize::try_from(extent.end - at).unwrap_or(CHUNK).min(CHUNK);
-                    let mut buffer = hashing.buffer(wanted);
-                    let count = content.read_at(&mut buffer, at)?;
-                    if count < wanted {
-                        buffer[count..].fill(0);
-                        short = true;
-                        if self.options.on_change == OnChange::Fail {
-                            content.check_unchanged()?;
-                        }
+        let mut short = false;
+        let mut end = 0;
+        for extent in map.extents() {
+            hole(&mut hasher, extent.start - end)?;
+            let mut at = extent.start;
+            while at < extent.end {
+                gather::check(cancelled)?;
+                let left = usize::try_from(extent.end - at).unwrap_or(usize::MAX);
+                let room = self.output.room(left.min(READ_AT_ONCE));
+                let count = content.read_at(room, at)?;
+                if count < room.len() {
+                    room[count..].fill(0);
+                    short = true;
+                    if self.options.on_change == OnChange::Fail {
+                        content.check_unchanged()?;
                     }
-                    self.put(&buffer)?;
-                    at += wanted as u64;
-                    progress.bytes(wanted as u64);
-                    hashing.data(buffer)?;
                 }
-                end = extent.end;
+                hasher.update(&*room);
+                let filled = room.len();
+                self.output.advance(filled).map_err(Error::from_io)?;
+                at += filled as u64;
+                progress.bytes(filled as u64);
             }
-            hole(hashing, map.real_size() - end)?;
-            Ok(short)
-        })
+            end = extent.end;
+        }
+        hole(&mut hasher, map.real_size() - end)?;
+        Ok((Digest(hasher.finalize().into()), short))
     }
 
     fn vanished(&mut self, index: &IndexEntry) -> Result<()> {
