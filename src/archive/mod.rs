@@ -24,6 +24,7 @@ mod index;
 mod keys;
 mod metadata;
 mod pass;
+mod pending;
 mod pipe;
 mod read;
 mod sink;

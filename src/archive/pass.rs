@@ -6,7 +6,7 @@
 //! by the largest index part, and by the files of which not all names were met yet.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::Read;
+use std::io::BufRead;
 use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest as _, Sha256};
@@ -16,15 +16,14 @@ use super::gather::check;
 use super::hash::{Hashing, hashing, zeros_in_steps};
 use super::index::{Lines, parse_part, read_own};
 use super::metadata::{
-    Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, IndexEntry, METADATA_LIMIT,
-    METADATA_NAME, PART_ENTRIES, PART_LIMIT, SectionName, Where,
+    Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, METADATA_LIMIT, METADATA_NAME,
+    PART_ENTRIES, PART_LIMIT, SectionName, Where,
 };
+use super::pending::{Content, Pending, What, check_line};
 use super::sink::{Sink, SmallFile};
 use super::tar::{RawEntry, RawKind, SparseMap, TarReader};
 use super::write::part_name;
-use crate::tree::{
-    ContentWriter, Digest, EntryKind, ManifestEntry, Metadata, Progress, TreePath, hash_zeros,
-};
+use crate::tree::{ContentWriter, Digest, EntryKind, Metadata, Progress, TreePath, hash_zeros};
 
 /// Files up to this size are read whole and handed to another thread.
 pub(super) const SMALL: u64 = 256 * 1024;
@@ -53,6 +52,16 @@ impl Default for Control<'_> {
     }
 }
 
+/// What contents are held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// Their digests in the index.
+    Digests,
+    /// The checksums that the compression keeps of each frame: for an archive that was written a moment ago
+    /// from the same memory as its digests. Only where it is compressed, and nothing is extracted.
+    Frames,
+}
+
 /// What a pass went over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
@@ -64,14 +73,16 @@ pub struct Passed {
 
 /// Goes over the whole tar.
 pub(super) fn pass(
-    input: impl Read,
+    input: impl BufRead,
     metadata: &ArchiveMetadata,
+    contents: Contents,
     sink: &mut dyn Sink,
     control: Control<'_>,
 ) -> Result<Passed> {
     let mut pass = Pass {
         tar: TarReader::new(input),
         metadata,
+        contents,
         control,
         section: None,
         last: None,
@@ -102,23 +113,10 @@ pub(super) fn pass(
     }
 }
 
-/// An entry that the next index part must name.
-struct Pending {
-    section: SectionName,
-    path: TreePath,
-    what: What,
-}
-
-enum What {
-    Entry(Metadata),
-    /// The digest, where the sink does not tell it.
-    File(Metadata, Option<Digest>),
-    HardLink(TreePath),
-}
-
 struct Pass<'a, R> {
     tar: TarReader<R>,
     metadata: &'a ArchiveMetadata,
+    contents: Contents,
     control: Control<'a>,
     /// Which section the pass is in.
     section: Option<usize>,
@@ -136,7 +134,7 @@ struct Pass<'a, R> {
     metadata_hash: Digest,
 }
 
-impl<R: Read> Pass<'_, R> {
+impl<R: BufRead> Pass<'_, R> {
     /// The metadata, which were read before.
     fn first(&mut self) -> Result<()> {
         let entry = self.tar.next_entry()?;
@@ -206,9 +204,9 @@ impl<R: Read> Pass<'_, R> {
                 }
                 EntryKind::Regular => {
                     self.may_be_linked(&path, links)?;
-                    let digest =
+                    let content =
                         self.content(&section, &path, &metadata, sparse, links > 1, sink)?;
-                    What::File(metadata, digest)
+                    What::File(metadata, content)
                 }
                 _ => {
                     self.may_be_linked(&path, links)?;
@@ -316,7 +314,12 @@ impl<R: Read> Pass<'_, R> {
         sparse: Option<SparseMap>,
         at_once: bool,
         sink: &mut dyn Sink,
-    ) -> Result<Option<Digest>> {
+    ) -> Result<Content> {
+        if self.contents == Contents::Frames {
+            self.tar.skip_content(|| check(self.control.cancelled))?;
+            self.control.progress.bytes(metadata.size);
+            return Ok(Content::Unhashed);
+        }
         let has_holes = sparse.is_some();
         let map = sparse.unwrap_or_else(|| SparseMap::dense(metadata.size));
         if metadata.size <= SMALL && !has_holes {
@@ -324,14 +327,14 @@ impl<R: Read> Pass<'_, R> {
             self.tar.read_content(&mut data)?;
             self.control.progress.bytes(metadata.size);
             sink.small(SmallFile { section, path, metadata, data }, at_once)?;
-            return Ok(None);
+            return Ok(Content::InSink);
         }
         let Some(mut writer) = sink.large(section, path, metadata)? else {
-            return self.hash_alone(&map).map(Some);
+            return self.hash_alone(&map).map(Content::Digest);
         };
         let found = self.stream(&map, &mut *writer)?;
         writer.finish(metadata)?;
-        Ok(Some(found))
+        Ok(Content::Digest(found))
     }
 
     /// Reads a large file's data and writes them, hashing all of it in another thread.
@@ -447,38 +450,6 @@ impl<R: Read> Pass<'_, R> {
         }
         self.leave_to(0, sink)?;
         Ok(Passed { amount: self.amount, entries: self.lines.count })
-    }
-}
-
-/// A line of the index against what was met.
-fn check_line(line: &IndexEntry, pending: Option<Pending>, sink: &mut dyn Sink) -> Result<()> {
-    let ManifestEntry { path, metadata, link_to, sha256 } = &line.entry;
-    let mismatch =
-        |problem| Err(Error::Mismatch { entry: format!("{}/{path}", line.section), problem });
-    let Some(pending) = pending else { return mismatch("it is not there") };
-    if pending.section != line.section || pending.path != *path {
-        return mismatch("it is not there, or not in its place");
-    }
-    match pending.what {
-        What::HardLink(first) if link_to.as_ref() == Some(&first) && sha256.is_none() => Ok(()),
-        What::Entry(found) if link_to.is_none() && sha256.is_none() => {
-            if found == *metadata {
-                Ok(())
-            } else {
-                mismatch("its metadata")
-            }
-        }
-        What::File(found, digest) if link_to.is_none() => {
-            let digest = digest.map_or_else(|| sink.next_digest(), Ok)?;
-            if found != *metadata {
-                mismatch("its metadata")
-            } else if Some(digest) != *sha256 {
-                mismatch("the SHA-256 of its content")
-            } else {
-                Ok(())
-            }
-        }
-        _ => mismatch("its kind"),
     }
 }
 

@@ -18,7 +18,7 @@ use super::keys::{KeySet, Keyring};
 use super::metadata::{
     ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
-use super::pass::{self, Control, Passed};
+use super::pass::{self, Contents, Control, Passed};
 use super::pipe::{Ahead, Filled, IN_FLIGHT, Input};
 use super::tar::TarReader;
 use super::write::part_name;
@@ -184,6 +184,21 @@ impl ArchiveReader {
         self.extract(&ExtractOptions::nothing(), control).map(|(passed, _)| passed)
     }
 
+    /// The same of an archive that was written a moment ago: whether it came back from the file as it was
+    /// made. Contents are held against the checksums that the compression keeps of them, not against their
+    /// digests in the index, which were made of the same memory; where nothing is compressed, against those.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify_written(&self, control: Control<'_>) -> Result<Passed> {
+        let contents = match self.compression {
+            Compression::None => Contents::Digests,
+            Compression::Zstd | Compression::Gzip | Compression::Lz4 => Contents::Frames,
+        };
+        self.run(&ExtractOptions::nothing(), contents, Directories::Own, control, None)
+            .map(|(passed, _)| passed)
+    }
+
     /// Extracts in one pass, checking as [`Self::verify`] does. **What was written is to be
     /// relied on only when this returns**: extract to a place of its own. The caller syncs the
     /// writers.
@@ -195,7 +210,7 @@ impl ArchiveReader {
         options: &ExtractOptions<'_>,
         control: Control<'_>,
     ) -> Result<(Passed, Extracted)> {
-        self.run(options, Directories::Own, control, None)
+        self.run(options, Contents::Digests, Directories::Own, control, None)
     }
 
     /// As [`Self::extract`], for one of several archives that are extracted to the same place:
@@ -210,12 +225,13 @@ impl ArchiveReader {
         control: Control<'_>,
         take: &mut TakeLine<'_>,
     ) -> Result<(Passed, Extracted)> {
-        self.run(options, Directories::Shared, control, Some(take))
+        self.run(options, Contents::Digests, Directories::Shared, control, Some(take))
     }
 
     fn run(
         &self,
         options: &ExtractOptions<'_>,
+        contents: Contents,
         directories: Directories,
         control: Control<'_>,
         lines: Option<&mut TakeLine<'_>>,
@@ -241,7 +257,7 @@ impl ArchiveReader {
             }
             drop(jobs);
             let mut sink = Extractor::new(options, directories, send, &failure, lines);
-            let passed = pass::pass(tar, &self.metadata, &mut sink, control);
+            let passed = pass::pass(tar, &self.metadata, contents, &mut sink, control);
             let extracted = sink.close();
             passed.map(|passed| (passed, extracted))
         });
@@ -261,7 +277,13 @@ impl ArchiveReader {
     pub fn index(&self, control: Control<'_>, take: &mut TakeLine<'_>) -> Result<Passed> {
         let Some(footer) = self.footer else {
             return self
-                .run(&ExtractOptions::nothing(), Directories::Own, control, Some(take))
+                .run(
+                    &ExtractOptions::nothing(),
+                    Contents::Digests,
+                    Directories::Own,
+                    control,
+                    Some(take),
+                )
                 .map(|(passed, _)| passed);
         };
         let index = read_index(&mut self.tar_from(footer.index_offset)?)?;

@@ -61,8 +61,8 @@ pub struct CreateRequest<'a> {
     pub sensitive: Option<Sensitive<'a>>,
     /// How it is written.
     pub options: WriteOptions<'a>,
-    /// Whether it is read back before it gets its name.
-    pub verify: bool,
+    /// How it is read back before it gets its name.
+    pub read_back: ReadBack,
     /// The present time.
     pub now: Timestamp,
     /// Told when writing ended and reading back begins.
@@ -93,6 +93,35 @@ pub fn find_base<'a>(catalog: &'a Catalog, name: &str, kind: ArchiveKind) -> Opt
         ),
         ArchiveKind::Differential => catalog.latest(name, &[ArchiveKind::Full]),
         ArchiveKind::Full | ArchiveKind::Snapshot => None,
+    }
+}
+
+/// How a backup is read back before it gets its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadBack {
+    /// Not at all.
+    No,
+    /// Every byte of the file, whether it came back as it was made: [`ArchiveReader::verify_written`].
+    #[default]
+    Written,
+    /// The SHA-256 of every file, too: [`ArchiveReader::verify`].
+    Whole,
+}
+
+impl ReadBack {
+    /// Reads back what was just written.
+    pub(super) fn run(
+        self,
+        pending: &PendingArchive,
+        keys: Option<&dyn SealingKeys>,
+        control: Control<'_>,
+    ) -> Result<()> {
+        match self {
+            Self::No => return Ok(()),
+            Self::Written => pending.reader_with(keys)?.verify_written(control)?,
+            Self::Whole => pending.reader_with(keys)?.verify(control)?,
+        };
+        Ok(())
     }
 }
 
@@ -130,8 +159,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             if sealed::has_sensitive(sensitive.files, sources, filter, options.cancelled)? =>
         {
             let created = Timestamp { seconds: name.created, nanoseconds: 0 };
-            let (output, verify) = (catalog.directory(), request.verify);
-            sealed::write(sensitive, sources, filter, output, created, verify, options)?
+            let (output, read_back) = (catalog.directory(), request.read_back);
+            sealed::write(sensitive, sources, filter, output, created, read_back, options)?
         }
         _ => None,
     };
@@ -175,9 +204,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let written = write(&mut pending, &request, &description, &sections)?;
     half_restored.refuse()?;
     (request.written)(&written);
-    if request.verify {
-        pending.reader_with(*keys)?.verify(control)?;
-    }
+    request.read_back.run(&pending, *keys, control)?;
     let components = details
         .components
         .iter()

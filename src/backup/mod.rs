@@ -20,7 +20,9 @@ mod verify;
 
 pub use catalog::{Backup, Catalog, Lock};
 pub use chain::{Chain, Known, Restored, Selected};
-pub use create::{BaseBackup, CreateRequest, Created, Source, create, find_base, make_output};
+pub use create::{
+    BaseBackup, CreateRequest, Created, ReadBack, Source, create, find_base, make_output,
+};
 pub use details::{Component, Details};
 pub use error::{Error, Result};
 pub use filter::{Filter, Terms};

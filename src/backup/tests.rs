@@ -84,7 +84,7 @@ impl Room {
             keys: (!self.plain).then_some(&self.keys),
             sensitive: Some(Sensitive { files: &self.sensitive, keys: &self.keys }),
             options: WriteOptions::default(),
-            verify: true,
+            read_back: ReadBack::default(),
             now: Timestamp { seconds: self.clock, nanoseconds: 0 },
             written: &|_| {},
         })

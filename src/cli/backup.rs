@@ -29,6 +29,7 @@ use super::failure::CommandResult;
 use super::init::CostArgs;
 use super::prompt::SecretArgs;
 use crate::archive::{ArchiveKind, Compression};
+use crate::backup::ReadBack;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -221,8 +222,8 @@ struct CreateArgs {
     /// Do not read the backup back.
     #[arg(long)]
     no_verify: bool,
-    /// It is read back anyway; taken for other tools' sake.
-    #[arg(long, hide = true, conflicts_with = "no_verify")]
+    /// Compare the SHA-256 of each file, too, when the backup is read back.
+    #[arg(long, conflicts_with = "no_verify")]
     validate: bool,
     #[command(flatten)]
     events: EventArgs,
@@ -230,6 +231,16 @@ struct CreateArgs {
     secret: BackupSecret,
     #[command(flatten)]
     cost: OptionalCost,
+}
+
+impl CreateArgs {
+    fn read_back(&self) -> ReadBack {
+        match (self.no_verify, self.validate) {
+            (true, _) => ReadBack::No,
+            (false, true) => ReadBack::Whole,
+            (false, false) => ReadBack::Written,
+        }
+    }
 }
 
 /// [`CostArgs`], with a default.

@@ -1,7 +1,7 @@
 //! Reads a tar strictly: exactly what the encoder writes, everything else is an error.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, ErrorKind, Read};
 
 use tar::{EntryType, Header};
 
@@ -44,6 +44,29 @@ pub(in crate::archive) struct TarReader<R> {
     /// Bytes after them that fill up the last block.
     padding: u64,
     ended: bool,
+}
+
+impl<R: BufRead> TarReader<R> {
+    /// Goes past what is left of the present entry's content; `check` says now and then whether to.
+    pub(in crate::archive) fn skip_content(
+        &mut self,
+        check: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        while self.content > 0 {
+            check()?;
+            let available = match self.input.fill_buf() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other.map_err(Error::from_io)?.len(),
+            };
+            if available == 0 {
+                return Err(Error::Damaged("it ends too early".into()));
+            }
+            let wanted = usize::try_from(self.content).unwrap_or(usize::MAX).min(available);
+            self.input.consume(wanted);
+            self.content -= wanted as u64;
+        }
+        Ok(())
+    }
 }
 
 impl<R: Read> TarReader<R> {

@@ -30,6 +30,7 @@ pub(super) fn read(directory: &Path, bytes: &[u8]) -> Result<()> {
     let target = tempfile::tempdir().unwrap();
     let extracted = extract_all(&reader, target.path());
     assert_eq!(verified.is_ok(), extracted.is_ok());
+    assert_eq!(verified.is_ok(), reader.verify_written(Control::default()).is_ok());
     verified.map(drop)
 }
 
@@ -131,7 +132,7 @@ fn damage_to_what_is_not_sealed_is_found_or_harmless() {
         std::fs::write(source.path().join(index.to_string()), content).unwrap();
     }
     let out = tempfile::tempdir().unwrap();
-    for compression in [Compression::None, Compression::Zstd] {
+    for compression in [Compression::None, Compression::Zstd, Compression::Gzip, Compression::Lz4] {
         let options = WriteOptions { compression, ..WriteOptions::default() };
         let name = compression.name();
         let (file, _) = archive(source.path(), out.path(), name, None, &options).unwrap();
@@ -147,6 +148,9 @@ fn damage_to_what_is_not_sealed_is_found_or_harmless() {
             if read.is_ok() {
                 assert_equal(source.path(), target.path());
             }
+            let written = ArchiveReader::open(&damaged, &Keyring::new())
+                .and_then(|reader| reader.verify_written(Control::default()));
+            assert_eq!(written.is_ok(), read.is_ok(), "{compression}, byte {place}");
         }
         for end in (0..good.len()).step_by(good.len() / 50 + 1) {
             std::fs::write(&damaged, &good[..end]).unwrap();

@@ -31,6 +31,7 @@ fn everything_comes_back_in_every_form() {
             assert_eq!(reader.header().is_some(), sealed);
             let passed = reader.verify(Control::default()).unwrap();
             assert_eq!((passed.amount, passed.entries), (written.amount, written.entries));
+            assert_eq!(reader.verify_written(Control::default()).unwrap(), passed);
             let target = tempfile::tempdir().unwrap();
             let (passed, extracted) = extract_all(&reader, target.path()).unwrap();
             assert_equal(source.path(), target.path());

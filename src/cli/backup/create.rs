@@ -408,7 +408,7 @@ impl Work<'_, '_> {
                 cancelled: self.interrupt.flag(),
                 progress: &writing,
             },
-            verify: !args.no_verify,
+            read_back: args.read_back(),
             now: Timestamp { seconds: now.as_second(), nanoseconds },
             written: &|_| {},
         });

@@ -8,8 +8,8 @@ use super::keys::secret_of;
 use super::run::{Bar, Interrupt};
 use crate::archive::{ArchiveKind, KeySet, Keyring, SealingKeys, WriteOptions};
 use crate::backup::{
-    self, Catalog, Chain, Component, CreateRequest, Details, Error, Filter, Lock, Replaced,
-    Sensitive, Source, Terms,
+    self, Catalog, Chain, Component, CreateRequest, Details, Error, Filter, Lock, ReadBack,
+    Replaced, Sensitive, Source, Terms,
 };
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
@@ -183,7 +183,8 @@ impl Safety<'_> {
                 progress: &bar,
                 ..WriteOptions::default()
             },
-            verify: true,
+            // What it holds is about to be replaced.
+            read_back: ReadBack::Whole,
             now: Timestamp { seconds: now.as_second(), nanoseconds: 0 },
             written: &|_| {},
         })?;

@@ -78,6 +78,7 @@ pub(super) fn words(args: &CreateArgs) -> Result<Vec<String>, Failure> {
         (args.vault_keys, "vault-keys"),
         (args.live, "live"),
         (args.no_verify, "no-verify"),
+        (args.validate, "validate"),
         (secret.secret_service, "secret-service"),
     ];
     words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, name)| format!("--{name}")));
@@ -153,7 +154,8 @@ mod tests {
         let args: CreateArgs = parse(&given).unwrap();
         let again: CreateArgs = parse(&words(&args).unwrap()).unwrap();
         assert_eq!(format!("{args:?}"), format!("{again:?}"));
-        let given = ["--no-compress", "--vault-keys", "--passphrase-command=p"].map(str::to_owned);
+        let given = ["--no-compress", "--vault-keys", "--validate", "--passphrase-command=p"]
+            .map(str::to_owned);
         let args: CreateArgs = parse(&given).unwrap();
         let again: CreateArgs = parse(&words(&args).unwrap()).unwrap();
         assert_eq!(format!("{args:?}"), format!("{again:?}"));
@@ -165,7 +167,7 @@ mod tests {
         let known = CreateArgs::augment_args(clap::Command::new("x"));
         // Those that take a person (the descriptor, standard input, a typed recovery key), and one
         // without effect.
-        let never = ["passphrase_fd", "passphrase_stdin", "recovery_key", "validate"];
+        let never = ["passphrase_fd", "passphrase_stdin", "recovery_key"];
         let said: Vec<&str> = known
             .get_arguments()
             .map(|argument| argument.get_id().as_str())
