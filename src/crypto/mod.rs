@@ -11,7 +11,9 @@ mod segments;
 mod test_support;
 mod wrap;
 
-pub use aead::{AssociatedData, Domain, NONCE_LEN, Nonce, OpenError, SealingKey, TAG_LEN};
+pub use aead::{
+    AssociatedData, AuthenticationKey, Domain, NONCE_LEN, Nonce, OpenError, SealingKey, TAG_LEN,
+};
 pub use kdf::{
     Argon2Parameters, KdfError, MAX_LANES, MAX_MEMORY_KIB, MAX_WORK_KIB, MIN_MEMORY_KIB, SALT_LEN,
 };

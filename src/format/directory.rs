@@ -5,7 +5,8 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 
 use crate::crypto::{
-    AssociatedData, DirectoryKey, Domain, NONCE_LEN, Nonce, SealingKey, TAG_LEN, random_array,
+    AssociatedData, AuthenticationKey, DirectoryKey, Domain, NONCE_LEN, Nonce, TAG_LEN,
+    random_array,
 };
 
 /// The name of the record in its directory.
@@ -34,12 +35,12 @@ impl DirId {
 pub struct RecordError;
 
 /// Makes and reads directory records.
-pub struct DirectoryCodec(SealingKey);
+pub struct DirectoryCodec(AuthenticationKey);
 
 impl DirectoryCodec {
     /// With the vault's directory key.
     pub fn new(key: &DirectoryKey) -> Self {
-        Self(SealingKey::new(key.expose()))
+        Self(AuthenticationKey::new(key.expose()))
     }
 
     /// The target of the record of the directory with this ID.

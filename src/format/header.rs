@@ -1,7 +1,7 @@
 //! The header of a non-empty file: magic `SR`, format version, file ID, tag.
 
 use crate::crypto::{
-    AssociatedData, Domain, HeaderKey, NONCE_LEN, Nonce, SealingKey, TAG_LEN, random_array,
+    AssociatedData, AuthenticationKey, Domain, HeaderKey, NONCE_LEN, Nonce, TAG_LEN, random_array,
 };
 
 /// Bytes of a header.
@@ -37,12 +37,12 @@ pub enum HeaderError {
 }
 
 /// Makes and reads headers.
-pub struct HeaderCodec(SealingKey);
+pub struct HeaderCodec(AuthenticationKey);
 
 impl HeaderCodec {
     /// With the vault's header key.
     pub fn new(key: &HeaderKey) -> Self {
-        Self(SealingKey::new(key.expose()))
+        Self(AuthenticationKey::new(key.expose()))
     }
 
     /// The header of a file.

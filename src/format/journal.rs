@@ -12,7 +12,9 @@
 
 use super::header::{FILE_ID_LEN, FileId};
 use super::layout::{BLOCK_OVERHEAD, BLOCK_SIZE, BlockIndex, CIPHER_BLOCK_SIZE, MAX_PLAIN_SIZE};
-use crate::crypto::{AssociatedData, Domain, JournalKey, NONCE_LEN, Nonce, SealingKey, TAG_LEN};
+use crate::crypto::{
+    AssociatedData, AuthenticationKey, Domain, JournalKey, NONCE_LEN, Nonce, TAG_LEN,
+};
 
 /// Bytes of a segment header.
 pub const SEGMENT_HEADER_LEN: usize = SEGMENT_AUTHENTICATED + TAG_LEN;
@@ -265,12 +267,12 @@ pub struct Place {
 }
 
 /// Makes and reads the journal.
-pub struct JournalCodec(SealingKey);
+pub struct JournalCodec(AuthenticationKey);
 
 impl JournalCodec {
     /// With the vault's journal key.
     pub fn new(key: &JournalKey) -> Self {
-        Self(SealingKey::new(key.expose()))
+        Self(AuthenticationKey::new(key.expose()))
     }
 
     /// Encodes a segment header.

@@ -4,7 +4,9 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::{AssociatedData, Domain, JournalKey, NONCE_LEN, Nonce, SealingKey, TAG_LEN};
+use crate::crypto::{
+    AssociatedData, AuthenticationKey, Domain, JournalKey, NONCE_LEN, Nonce, TAG_LEN,
+};
 
 /// A span of time, in seconds since 1970, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +35,7 @@ fn tag(key: &JournalKey, windows: &[Window]) -> [u8; TAG_LEN] {
         .flatten()
         .collect();
     let data = AssociatedData::new(Domain::Journal, &[b"state", &VERSION.to_le_bytes(), &bytes]);
-    SealingKey::new(key.expose()).authenticate(Nonce::deterministic([0; NONCE_LEN]), &data)
+    AuthenticationKey::new(key.expose()).authenticate(Nonce::deterministic([0; NONCE_LEN]), &data)
 }
 
 /// The bytes of the state file.
