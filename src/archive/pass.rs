@@ -316,8 +316,14 @@ impl<R: BufRead> Pass<'_, R> {
         sink: &mut dyn Sink,
     ) -> Result<Content> {
         if self.contents == Contents::Frames {
-            self.tar.skip_content(|| check(self.control.cancelled))?;
-            self.control.progress.bytes(metadata.size);
+            let control = self.control;
+            let mut holes = metadata.size;
+            self.tar.skip_content(|passed| {
+                holes = holes.saturating_sub(passed);
+                control.progress.bytes(passed);
+                check(control.cancelled)
+            })?;
+            control.progress.bytes(holes);
             return Ok(Content::Unhashed);
         }
         let has_holes = sparse.is_some();

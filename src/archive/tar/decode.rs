@@ -47,13 +47,13 @@ pub(in crate::archive) struct TarReader<R> {
 }
 
 impl<R: BufRead> TarReader<R> {
-    /// Goes past what is left of the present entry's content; `check` says now and then whether to.
+    /// Goes past what is left of the present entry's content; `passed` is told of the bytes, and says
+    /// whether to go on.
     pub(in crate::archive) fn skip_content(
         &mut self,
-        check: impl Fn() -> Result<()>,
+        mut passed: impl FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         while self.content > 0 {
-            check()?;
             let available = match self.input.fill_buf() {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other.map_err(Error::from_io)?.len(),
@@ -64,6 +64,7 @@ impl<R: BufRead> TarReader<R> {
             let wanted = usize::try_from(self.content).unwrap_or(usize::MAX).min(available);
             self.input.consume(wanted);
             self.content -= wanted as u64;
+            passed(wanted as u64)?;
         }
         Ok(())
     }

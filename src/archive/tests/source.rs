@@ -190,8 +190,40 @@ fn a_request_to_stop_stops() {
         let control = Control { cancelled: &stop.1, progress: &stop };
         let error = pending.reader(&Keyring::new()).unwrap().verify(control).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");
+        let stop = StopAfter(Mutex::new(after), AtomicBool::new(false));
+        let control = Control { cancelled: &stop.1, progress: &stop };
+        let error = pending.reader(&Keyring::new()).unwrap().verify_written(control).unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error}");
     }
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+}
+
+/// A large file's bytes are told of as they come, and its holes; all are in the end.
+#[test]
+fn reading_back_shows_its_progress() {
+    #[derive(Default)]
+    struct Steps(Mutex<Vec<u64>>);
+    impl Progress for Steps {
+        fn bytes(&self, count: u64) {
+            self.0.lock().unwrap().push(count);
+        }
+    }
+    let source = tempfile::tempdir().unwrap();
+    let large: Vec<u8> = (0..20u32 << 20).map(|index| (index >> 9).to_le_bytes()[0]).collect();
+    std::fs::write(source.path().join("large"), large).unwrap();
+    let sparse = std::fs::File::create(source.path().join("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"end", 5 << 20).unwrap();
+    std::fs::write(source.path().join("small"), "small").unwrap();
+    let tree = LocalTree::open(source.path()).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let mut pending = PendingArchive::create(out.path()).unwrap();
+    let written = write(&mut pending, &tree, &WriteOptions::default()).unwrap();
+    let steps = Steps::default();
+    let control = Control { progress: &steps, ..Control::default() };
+    pending.reader(&Keyring::new()).unwrap().verify_written(control).unwrap();
+    let steps = steps.0.into_inner().unwrap();
+    assert_eq!(steps.iter().sum::<u64>(), written.amount.bytes);
+    assert!(steps.iter().all(|step| *step <= 8 << 20), "{steps:?}");
 }
 
 #[test]
