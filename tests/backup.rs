@@ -294,6 +294,24 @@ fn an_interrupt_leaves_all_as_it_was() {
     assert_eq!(room.names("out"), before);
 }
 
+/// However it is read back, what is named is whole.
+#[test]
+fn every_way_to_read_a_backup_back() {
+    let room = Room::new();
+    for (number, how) in
+        [&["--validate"][..], &["--no-verify"], &["--no-compress"], &[]].iter().enumerate()
+    {
+        let archive = room.create(how);
+        let text = archive.to_str().unwrap();
+        room.run(&["verify", text, "--passphrase-file", "passphrase"]).expect(0);
+        let target = format!("target{number}");
+        room.restore(&archive, &["--target", &target]).expect(0);
+        assert_eq!(room.names(&target), room.names("app"));
+    }
+    let both = ["create", "app", "--output", "out", "--validate", "--no-verify"];
+    room.run(&both).expect(2);
+}
+
 /// What an interrupted restore took away is back before it is decided what goes.
 #[test]
 fn what_a_backup_leaves_out_outlives_an_interrupted_restore() {

@@ -19,7 +19,7 @@ use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, METADATA_LIMIT, METADATA_NAME,
     PART_ENTRIES, PART_LIMIT, SectionName, Where,
 };
-use super::pending::{Content, Pending, What, check_line};
+use super::pending::{Pending, Seen, What, check_line};
 use super::sink::{Sink, SmallFile};
 use super::tar::{RawEntry, RawKind, SparseMap, TarReader};
 use super::write::part_name;
@@ -57,8 +57,8 @@ impl Default for Control<'_> {
 pub(super) enum Contents {
     /// Their digests in the index.
     Digests,
-    /// The checksums that the compression keeps of each frame: for an archive that was written a moment ago
-    /// from the same memory as its digests. Only where it is compressed, and nothing is extracted.
+    /// The checksums that the compression keeps of each frame: for an archive that was written a moment ago.
+    /// Only where it is compressed, and nothing is extracted.
     Frames,
 }
 
@@ -314,7 +314,7 @@ impl<R: BufRead> Pass<'_, R> {
         sparse: Option<SparseMap>,
         at_once: bool,
         sink: &mut dyn Sink,
-    ) -> Result<Content> {
+    ) -> Result<Seen> {
         if self.contents == Contents::Frames {
             let control = self.control;
             let mut holes = metadata.size;
@@ -324,7 +324,7 @@ impl<R: BufRead> Pass<'_, R> {
                 check(control.cancelled)
             })?;
             control.progress.bytes(holes);
-            return Ok(Content::Unhashed);
+            return Ok(Seen::Unhashed);
         }
         let has_holes = sparse.is_some();
         let map = sparse.unwrap_or_else(|| SparseMap::dense(metadata.size));
@@ -333,14 +333,14 @@ impl<R: BufRead> Pass<'_, R> {
             self.tar.read_content(&mut data)?;
             self.control.progress.bytes(metadata.size);
             sink.small(SmallFile { section, path, metadata, data }, at_once)?;
-            return Ok(Content::InSink);
+            return Ok(Seen::InSink);
         }
         let Some(mut writer) = sink.large(section, path, metadata)? else {
-            return self.hash_alone(&map).map(Content::Digest);
+            return self.hash_alone(&map).map(Seen::Digest);
         };
         let found = self.stream(&map, &mut *writer)?;
         writer.finish(metadata)?;
-        Ok(Content::Digest(found))
+        Ok(Seen::Digest(found))
     }
 
     /// Reads a large file's data and writes them, hashing all of it in another thread.

@@ -16,12 +16,12 @@ pub(super) struct Pending {
 /// What an entry is.
 pub(super) enum What {
     Entry(Metadata),
-    File(Metadata, Content),
+    File(Metadata, Seen),
     HardLink(TreePath),
 }
 
 /// What was found of a file's content.
-pub(super) enum Content {
+pub(super) enum Seen {
     Digest(Digest),
     /// The sink tells its digest.
     InSink,
@@ -53,9 +53,9 @@ pub(super) fn check_line(
         }
         What::File(found, content) if link_to.is_none() => {
             let digest = match content {
-                Content::Digest(digest) => Some(digest),
-                Content::InSink => Some(sink.next_digest()?),
-                Content::Unhashed => None,
+                Seen::Digest(digest) => Some(digest),
+                Seen::InSink => Some(sink.next_digest()?),
+                Seen::Unhashed => None,
             };
             if found != *metadata {
                 mismatch("its metadata")

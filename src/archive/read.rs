@@ -184,9 +184,11 @@ impl ArchiveReader {
         self.extract(&ExtractOptions::nothing(), control).map(|(passed, _)| passed)
     }
 
-    /// The same of an archive that was written a moment ago: whether it came back from the file as it was
-    /// made. Contents are held against the checksums that the compression keeps of them, not against their
-    /// digests in the index, which were made of the same memory; where nothing is compressed, against those.
+    /// The same of an archive that was written a moment ago, whether it comes back from the file as it was
+    /// made. Contents are held against the checksums that the compression keeps of them; where nothing is
+    /// compressed, against their digests in the index. These alone would show what went wrong between
+    /// the reading of a file and its compression, and frames that changed places where no seal
+    /// numbers them.
     ///
     /// # Errors
     /// What is wrong with it.

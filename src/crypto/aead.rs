@@ -2,11 +2,12 @@
 //! always names the domain that it belongs to, so that a ciphertext of one kind never
 //! authenticates as another.
 //!
-//! Two implementations of it, each where it is the faster: AWS-LC's for what is encrypted, RustCrypto's
-//! for long data that are only authenticated. The tests hold each against the other.
+//! Two implementations of it: AWS-LC's for what is encrypted, on processors for which it has code of its
+//! own; RustCrypto's for the rest. The tests hold each against the other.
 
 use aes_gcm_siv::aead::inout::InOutBuf;
 use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit};
+#[cfg(target_arch = "x86_64")]
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, UnboundKey};
 
 use super::keys::KEY_LEN;
@@ -113,13 +114,37 @@ impl AssociatedData {
 pub struct OpenError;
 
 /// A key scheduled to encrypt and decrypt.
-pub struct SealingKey(LessSafeKey);
+pub struct SealingKey(Implementation);
+
+enum Implementation {
+    #[cfg(target_arch = "x86_64")]
+    AwsLc(LessSafeKey),
+    RustCrypto(Box<Aes256GcmSiv>),
+}
 
 impl SealingKey {
     /// Schedules key bytes; take them from one of the key types.
     pub(crate) fn new(key: &[u8; KEY_LEN]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("aes")
+            && std::arch::is_x86_feature_detected!("pclmulqdq")
+            && std::arch::is_x86_feature_detected!("avx")
+        {
+            return Self::of_aws_lc(key);
+        }
+        Self::clearing(key)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn of_aws_lc(key: &[u8; KEY_LEN]) -> Self {
         let key = UnboundKey::new(&AES_256_GCM_SIV, key).expect("the length of its keys");
-        Self(LessSafeKey::new(key))
+        Self(Implementation::AwsLc(LessSafeKey::new(key)))
+    }
+
+    /// The same for a key that protects other keys: those that are derived from it for a nonce are cleared
+    /// from the stack, too.
+    pub(crate) fn clearing(key: &[u8; KEY_LEN]) -> Self {
+        Self(Implementation::RustCrypto(Box::new(Aes256GcmSiv::new(key.into()))))
     }
 
     /// Encrypts `plain` into `cipher` (same length) and returns the tag.
@@ -134,13 +159,23 @@ impl SealingKey {
         cipher: &mut [u8],
     ) -> [u8; TAG_LEN] {
         assert_eq!(plain.len(), cipher.len());
-        let mut tag = [0u8; TAG_LEN];
-        let nonce = aws_lc_rs::aead::Nonce::assume_unique_for_key(nonce.0);
-        let data = Aad::from(associated_data.bytes());
-        self.0
-            .seal_out_of_place_scatter(nonce, data, plain, cipher, &[], &mut tag)
-            .expect("within the lengths of RFC 8452");
-        tag
+        let data = associated_data.bytes();
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Implementation::AwsLc(key) => {
+                let mut tag = [0u8; TAG_LEN];
+                let nonce = aws_lc_rs::aead::Nonce::assume_unique_for_key(nonce.0);
+                key.seal_out_of_place_scatter(nonce, Aad::from(data), plain, cipher, &[], &mut tag)
+                    .expect("within the lengths of RFC 8452");
+                tag
+            }
+            Implementation::RustCrypto(key) => {
+                let buffer = InOutBuf::new(plain, cipher).expect("equal lengths");
+                key.encrypt_inout_detached(&nonce.0.into(), data, buffer)
+                    .expect("within the lengths of RFC 8452")
+                    .into()
+            }
+        }
     }
 
     /// Decrypts `cipher` into `plain` (same length). On failure `plain` holds nothing of use.
@@ -159,9 +194,20 @@ impl SealingKey {
         plain: &mut [u8],
     ) -> Result<(), OpenError> {
         assert_eq!(plain.len(), cipher.len());
-        let nonce = aws_lc_rs::aead::Nonce::assume_unique_for_key(*nonce);
-        let data = Aad::from(associated_data.bytes());
-        self.0.open_separate_gather(nonce, data, cipher, tag, plain).map_err(|_| OpenError)
+        let data = associated_data.bytes();
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Implementation::AwsLc(key) => {
+                let nonce = aws_lc_rs::aead::Nonce::assume_unique_for_key(*nonce);
+                key.open_separate_gather(nonce, Aad::from(data), cipher, tag, plain)
+                    .map_err(|_| OpenError)
+            }
+            Implementation::RustCrypto(key) => {
+                let buffer = InOutBuf::new(cipher, plain).expect("equal lengths");
+                key.decrypt_inout_detached(&(*nonce).into(), data, buffer, &(*tag).into())
+                    .map_err(|_| OpenError)
+            }
+        }
     }
 }
 
@@ -268,34 +314,33 @@ mod tests {
             let plain: Vec<u8> =
                 (0..length).map(|index| key[index % KEY_LEN] ^ (index / 7).to_le_bytes()[0]).collect();
             let data = AssociatedData::new(Domain::Block, &[&bound]);
+            let expected = SealingKey::clearing(&key);
             let sealing = SealingKey::new(&key);
-            let mut cipher = vec![0; length];
-            let tag = sealing.seal(Nonce::deterministic(nonce), &data, &plain, &mut cipher);
-
-            let other = Aes256GcmSiv::new((&key).into());
-            let mut expected = vec![0; length];
-            let buffer = InOutBuf::new(&plain[..], &mut expected[..]).unwrap();
-            let expected_tag =
-                other.encrypt_inout_detached(&nonce.into(), data.bytes(), buffer).unwrap();
-            prop_assert_eq!(&cipher, &expected);
-            prop_assert_eq!(&tag[..], &expected_tag[..]);
+            let nonce_of = || Nonce::deterministic(nonce);
+            let (mut cipher, mut expected_cipher) = (vec![0; length], vec![0; length]);
+            let tag = sealing.seal(nonce_of(), &data, &plain, &mut cipher);
+            let expected_tag = expected.seal(nonce_of(), &data, &plain, &mut expected_cipher);
+            prop_assert_eq!(&cipher, &expected_cipher);
+            prop_assert_eq!(tag, expected_tag);
             if length == 0 {
-                let authenticated = AuthenticationKey::new(&key);
-                let nonce = Nonce::deterministic(nonce);
-                prop_assert_eq!(authenticated.authenticate(nonce, &data), tag);
+                let authenticated = AuthenticationKey::new(&key).authenticate(nonce_of(), &data);
+                prop_assert_eq!(authenticated, tag);
             }
 
-            let mut opened = vec![0; length];
-            prop_assert_eq!(sealing.open(&nonce, &data, &cipher, &tag, &mut opened), Ok(()));
-            prop_assert_eq!(&opened, &plain);
             let mut both = [&cipher[..], &tag[..]].concat();
             let place = flipped.index(both.len() * 8);
             both[place / 8] ^= 1 << (place % 8);
-            let (cipher, tag) = both.split_at(length);
-            let tag = tag.try_into().unwrap();
-            prop_assert_eq!(sealing.open(&nonce, &data, cipher, tag, &mut opened), Err(OpenError));
-            // Nothing of what was forged is given out.
-            prop_assert!(opened.iter().all(|byte| *byte == 0));
+            let (forged, forged_tag) = both.split_at(length);
+            let forged_tag = forged_tag.try_into().unwrap();
+            let mut opened = vec![0; length];
+            for key in [&sealing, &expected] {
+                prop_assert_eq!(key.open(&nonce, &data, &cipher, &tag, &mut opened), Ok(()));
+                prop_assert_eq!(&opened, &plain);
+                let failed = key.open(&nonce, &data, forged, forged_tag, &mut opened);
+                prop_assert_eq!(failed, Err(OpenError));
+                // Nothing of what was forged is given out.
+                prop_assert!(length < TAG_LEN || opened != plain);
+            }
         }
     }
 }

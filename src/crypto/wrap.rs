@@ -97,7 +97,7 @@ impl KeyEncryptionKey {
 
     /// Label `strongroom v1 slot wrap`.
     fn wrapping_key(&self) -> SealingKey {
-        SealingKey::new(&self.expand(b"strongroom v1 slot wrap"))
+        SealingKey::clearing(&self.expand(b"strongroom v1 slot wrap"))
     }
 
     /// Label `strongroom v1 slot check`.

@@ -206,3 +206,36 @@ fn content_stored_elsewhere_must_be_in_the_chain() {
     let error = play(&forger.forge(&[directory("data"), file("data/a", "a")])).unwrap_err();
     assert!(error.to_string().contains("does not need"), "{error}");
 }
+
+/// Where what was just written is read back, the checksums of the compression vouch for contents.
+#[test]
+fn a_false_digest_is_none_of_the_compressions() {
+    let entries = [directory("data"), file("data/a", "a"), file("data/b", "b")];
+    let forger = Forger {
+        change_metadata: |text| text.replace("\"none\"", "\"zstd\""),
+        change_lines: |text| {
+            text.replace(
+                "3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d",
+                &"0".repeat(64),
+            )
+        },
+        ..Forger::default()
+    };
+    let mut compressor = zstd::bulk::Compressor::new(3).unwrap();
+    compressor.include_checksum(true).unwrap();
+    let frame = compressor.compress(&forger.forge(&entries)).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("archive");
+    std::fs::write(&path, &frame).unwrap();
+    let reader = ArchiveReader::open(&path, &Keyring::new()).unwrap();
+    reader.verify_written(Control::default()).unwrap();
+    let error = reader.verify(Control::default()).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+
+    let mut damaged = frame;
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    let written = ArchiveReader::open(&path, &Keyring::new())
+        .and_then(|reader| reader.verify_written(Control::default()));
+    assert!(written.is_err());
+}

@@ -119,6 +119,7 @@ mod tests {
     use clap::Args as _;
 
     use super::*;
+    use crate::backup::ReadBack;
 
     /// Everything that can be said to `backup create` is remembered.
     #[test]
@@ -159,14 +160,14 @@ mod tests {
         let args: CreateArgs = parse(&given).unwrap();
         let again: CreateArgs = parse(&words(&args).unwrap()).unwrap();
         assert_eq!(format!("{args:?}"), format!("{again:?}"));
+        assert_eq!(again.read_back(), ReadBack::Whole);
         for secret in ["--keyring=x", "--keyring=", "--secret-service"] {
             let args: CreateArgs = parse(&[secret.to_owned()]).unwrap();
             let again: CreateArgs = parse(&words(&args).unwrap()).unwrap();
             assert_eq!(format!("{args:?}"), format!("{again:?}"));
         }
         let known = CreateArgs::augment_args(clap::Command::new("x"));
-        // Those that take a person (the descriptor, standard input, a typed recovery key), and one
-        // without effect.
+        // Those that take a person: the descriptor, standard input, a typed recovery key.
         let never = ["passphrase_fd", "passphrase_stdin", "recovery_key"];
         let said: Vec<&str> = known
             .get_arguments()
