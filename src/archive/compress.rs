@@ -7,32 +7,30 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::num::NonZeroUsize;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use zstd::zstd_safe::CParameter;
 
 use crate::format::archive::Compression;
 
 /// Bytes of a frame (gzip, LZ4).
 const CHUNK: usize = 1 << 20;
-/// Bytes of a zstd frame at its usual levels: four windows of level 3. At the beginning of each there is
-/// nothing yet to refer to, which costs time and room where content repeats itself.
-const ZSTD_CHUNK: usize = 8 << 20;
+/// Bytes of a zstd frame at its usual levels. At the beginning of each there is nothing yet to refer to,
+/// which costs time and room where content repeats itself.
+const ZSTD_CHUNK: usize = 1 << ZSTD_WINDOW_LOG;
+/// Without a level zstd works as at level 1, but may refer to the whole frame (8 MiB instead of 512 KiB),
+/// and finds what repeats by a table of 65,536 places. Stores repeat themselves at such distances.
+const ZSTD_WINDOW_LOG: u32 = 23;
+const ZSTD_HASH_LOG: u32 = 16;
+/// Bytes that must repeat to be looked for; the window would make zstd take another length.
+const ZSTD_MIN_MATCH: u32 = 7;
 /// A window of 128 MiB: as much as `zstd` itself takes without being told.
 pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// The level that a compression has by default.
-pub(super) fn default_level(compression: Compression) -> i32 {
-    match compression {
-        Compression::Zstd => 3,
-        Compression::Gzip => 6,
-        Compression::None | Compression::Lz4 => 0,
-    }
-}
-
 /// Bytes that are compressed to one frame. Higher levels find what repeats at greater distances.
-fn chunk_len(compression: Compression, level: i32) -> usize {
+fn chunk_len(compression: Compression, level: Option<i32>) -> usize {
     match (compression, level) {
-        (Compression::Zstd, ..=9) => ZSTD_CHUNK,
-        (Compression::Zstd, 10..=16) => 2 * ZSTD_CHUNK,
-        (Compression::Zstd, _) => 4 * ZSTD_CHUNK,
+        (Compression::Zstd, None | Some(..=9)) => ZSTD_CHUNK,
+        (Compression::Zstd, Some(10..=16)) => 2 * ZSTD_CHUNK,
+        (Compression::Zstd, Some(_)) => 4 * ZSTD_CHUNK,
         _ => CHUNK,
     }
 }
@@ -86,7 +84,6 @@ impl<W: Write> Compressor<W> {
         level: Option<i32>,
         threads: NonZeroUsize,
     ) -> Self {
-        let level = level.unwrap_or_else(|| default_level(compression));
         let threads = threads.get();
         let (jobs, queue) = unbounded::<Job>();
         if compression != Compression::None {
@@ -232,7 +229,7 @@ impl<W: Write> Write for Compressor<W> {
 }
 
 /// What a thread does that compresses.
-fn work(compression: Compression, level: i32, jobs: &Receiver<Job>) {
+fn work(compression: Compression, level: Option<i32>, jobs: &Receiver<Job>) {
     let mut zstd = None;
     for Job { mut chunk, answer } in jobs {
         let room = std::mem::take(&mut chunk.compressed);
@@ -254,17 +251,13 @@ fn work(compression: Compression, level: i32, jobs: &Receiver<Job>) {
 
 fn zstd_frame(
     compressor: &mut Option<zstd::bulk::Compressor<'static>>,
-    level: i32,
+    level: Option<i32>,
     chunk: &[u8],
     mut room: Vec<u8>,
 ) -> io::Result<Vec<u8>> {
     let compressor = match compressor {
         Some(compressor) => compressor,
-        None => {
-            let mut new = zstd::bulk::Compressor::new(level)?;
-            new.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
-            compressor.insert(new)
-        }
+        None => compressor.insert(zstd_compressor(level)?),
     };
     room.clear();
     room.reserve(zstd::zstd_safe::compress_bound(chunk.len()));
@@ -272,9 +265,21 @@ fn zstd_frame(
     Ok(room)
 }
 
-fn gzip(chunk: &[u8], level: i32, mut room: Vec<u8>) -> io::Result<Vec<u8>> {
+fn zstd_compressor(level: Option<i32>) -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(level.unwrap_or(1))?;
+    compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+    if level.is_none() {
+        compressor.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+        compressor.set_parameter(CParameter::HashLog(ZSTD_HASH_LOG))?;
+        compressor.set_parameter(CParameter::MinMatch(ZSTD_MIN_MATCH))?;
+    }
+    Ok(compressor)
+}
+
+fn gzip(chunk: &[u8], level: Option<i32>, mut room: Vec<u8>) -> io::Result<Vec<u8>> {
     room.clear();
-    let level = flate2::Compression::new(u32::try_from(level).unwrap_or(6).min(9));
+    let level = level.and_then(|level| u32::try_from(level).ok()).unwrap_or(6);
+    let level = flate2::Compression::new(level.min(9));
     let mut encoder = flate2::write::GzEncoder::new(room, level);
     encoder.write_all(chunk)?;
     encoder.finish()
@@ -374,6 +379,20 @@ mod tests {
             }
             assert!(compression == Compression::None || bytes.len() < 6_000_000);
         }
+    }
+
+    #[test]
+    fn zstd_finds_what_repeats_at_a_distance() {
+        // Further away than the window of level 3, which is 2 MiB.
+        let once: Vec<u8> = (0..3 << 20)
+            .scan(1_u32, |state, _| {
+                *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                Some(state.to_be_bytes()[0])
+            })
+            .collect();
+        let (bytes, _) = compress(Compression::Zstd, &[&[&once[..], &once[..]].concat()]);
+        assert!(bytes.len() < once.len() * 11 / 10, "{} of {}", bytes.len(), once.len());
+        assert_eq!(decompress(Compression::Zstd, &bytes).unwrap(), [&once[..], &once[..]].concat());
     }
 
     #[test]
