@@ -16,8 +16,9 @@ use crate::crypto::SegmentCipher;
 use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
 
-/// Buffers on their way.
-pub(super) const IN_FLIGHT: usize = 8;
+/// Buffers on their way: room for a whole frame (8 MiB), so that who hands one over need not wait until
+/// it is sealed and written, but goes on reading.
+pub(super) const IN_FLIGHT: usize = 32;
 /// Most buffers that wait for the key they are sealed with (64 MiB). Deriving one from a passphrase
 /// takes about a second, in which most backups are read and compressed whole.
 const WAITING_MAX: usize = 256;
@@ -238,6 +239,7 @@ impl Input {
     /// Puts the piece with this index into `buffer`; empty past the end.
     fn piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<()> {
         let read = |buffer: &mut Vec<u8>, length: usize, offset: u64| {
+            // Not cleared before: zeros would be written over all of it for nothing.
             buffer.resize(length, 0);
             self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => {
@@ -246,13 +248,15 @@ impl Input {
                 _ => Error::Io { action: "read", path: self.path.clone(), source: error },
             })
         };
-        buffer.clear();
         let Some((cipher, layout)) = &self.sealed else {
             let offset = index.saturating_mul(PLAIN_BUFFER as u64).min(self.length);
             let length = (self.length - offset).min(PLAIN_BUFFER as u64);
             return read(buffer, usize::try_from(length).unwrap_or(0), offset);
         };
-        let Some((offset, length, number, last)) = layout.segment(index) else { return Ok(()) };
+        let Some((offset, length, number, last)) = layout.segment(index) else {
+            buffer.clear();
+            return Ok(());
+        };
         read(buffer, length, offset)?;
         cipher
             .open(number, last, buffer)

@@ -209,6 +209,57 @@ impl SealingKey {
             }
         }
     }
+
+    /// Encrypts `text` in place and appends the tag.
+    ///
+    /// # Panics
+    /// When it exceeds the 2^36 bytes of RFC 8452.
+    pub fn seal_in_place(
+        &self,
+        nonce: Nonce,
+        associated_data: &AssociatedData,
+        text: &mut Vec<u8>,
+    ) {
+        let data = associated_data.bytes();
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Implementation::AwsLc(key) => {
+                let nonce = aws_lc_rs::aead::Nonce::assume_unique_for_key(nonce.0);
+                key.seal_in_place_append_tag(nonce, Aad::from(data), text)
+                    .expect("within the lengths of RFC 8452");
+            }
+            Implementation::RustCrypto(key) => key
+                .encrypt_in_place(&nonce.0.into(), data, text)
+                .expect("within the lengths of RFC 8452"),
+        }
+    }
+
+    /// Decrypts in place what [`Self::seal_in_place`] made and takes its tag off. On failure it holds
+    /// nothing of use.
+    ///
+    /// # Errors
+    /// [`OpenError`] when authentication fails.
+    pub fn open_in_place(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        associated_data: &AssociatedData,
+        sealed: &mut Vec<u8>,
+    ) -> Result<(), OpenError> {
+        let data = associated_data.bytes();
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Implementation::AwsLc(key) => {
+                let nonce = aws_lc_rs::aead::Nonce::assume_unique_for_key(*nonce);
+                let opened = key.open_in_place(nonce, Aad::from(data), sealed);
+                let length = opened.map_err(|_| OpenError)?.len();
+                sealed.truncate(length);
+                Ok(())
+            }
+            Implementation::RustCrypto(key) => {
+                key.decrypt_in_place(&(*nonce).into(), data, sealed).map_err(|_| OpenError)
+            }
+        }
+    }
 }
 
 /// A key scheduled to authenticate what is not encrypted: the tag of AES-256-GCM-SIV over associated data
@@ -340,6 +391,15 @@ mod tests {
                 prop_assert_eq!(failed, Err(OpenError));
                 // Nothing of what was forged is given out.
                 prop_assert!(length < TAG_LEN || opened != plain);
+
+                let mut whole = plain.clone();
+                key.seal_in_place(nonce_of(), &data, &mut whole);
+                prop_assert_eq!(&whole, &[&cipher[..], &tag[..]].concat());
+                prop_assert_eq!(key.open_in_place(&nonce, &data, &mut whole), Ok(()));
+                prop_assert_eq!(&whole, &plain);
+                let mut whole = both.clone();
+                prop_assert_eq!(key.open_in_place(&nonce, &data, &mut whole), Err(OpenError));
+                prop_assert!(length < TAG_LEN || !whole.starts_with(&plain));
             }
         }
     }

@@ -2,12 +2,10 @@
 //! Vizár: <https://eprint.iacr.org/2015/189>), with the 32-bit counter and the last-segment flag
 //! in the nonce: segments cannot be dropped, repeated, reordered or added.
 
-use aead_stream::{NewStream as _, StreamBE32, StreamPrimitive as _};
-use aes_gcm_siv::{Aes256GcmSiv, KeyInit as _};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use super::aead::{Domain, OpenError};
+use super::aead::{AssociatedData, Domain, NONCE_LEN, Nonce, OpenError, SealingKey};
 use super::keys::{ArchiveKey, derive};
 use super::wrap::{HASH_LEN, MAC_LEN};
 
@@ -36,14 +34,12 @@ impl ArchiveKey {
     /// `strongroom v1 archive segments`, then the hash.
     pub fn segment_cipher(&self, header_hash: &[u8; HASH_LEN]) -> SegmentCipher {
         let key = derive(self.expose(), &[b"strongroom v1 archive segments", header_hash]);
-        // The key is of this one stream: the nonce's prefix has nothing to tell apart.
-        let cipher = Aes256GcmSiv::new((&*key).into());
-        SegmentCipher(Box::new(StreamBE32::from_aead(cipher, &[0u8; 7].into())))
+        SegmentCipher(SealingKey::new(&key))
     }
 }
 
 /// Seals and opens the segments of one archive, in any order and from any thread.
-pub struct SegmentCipher(Box<StreamBE32<Aes256GcmSiv>>);
+pub struct SegmentCipher(SealingKey);
 
 impl SegmentCipher {
     /// Encrypts `segment` in place and appends its tag. Each index may be sealed once.
@@ -51,9 +47,7 @@ impl SegmentCipher {
     /// # Panics
     /// When the segment exceeds the 2^36 bytes of RFC 8452.
     pub fn seal(&self, index: u32, last: bool, segment: &mut Vec<u8>) {
-        self.0
-            .encrypt_in_place(index, last, &[Domain::Archive as u8], segment)
-            .expect("within the lengths of RFC 8452");
+        self.0.seal_in_place(Nonce::deterministic(nonce(index, last)), &associated_data(), segment);
     }
 
     /// Decrypts `segment` in place and takes its tag off. On failure it holds nothing of use.
@@ -62,15 +56,29 @@ impl SegmentCipher {
     /// [`OpenError`]: it was altered, or is not this archive's segment with this index, or is the
     /// last one and should not be, or the reverse.
     pub fn open(&self, index: u32, last: bool, segment: &mut Vec<u8>) -> Result<(), OpenError> {
-        self.0
-            .decrypt_in_place(index, last, &[Domain::Archive as u8], segment)
-            .map_err(|_| OpenError)
+        self.0.open_in_place(&nonce(index, last), &associated_data(), segment)
     }
+}
+
+/// STREAM's nonce. The key is of one stream: its prefix, here zeros, has nothing to tell apart.
+fn nonce(index: u32, last: bool) -> [u8; NONCE_LEN] {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[7..11].copy_from_slice(&index.to_be_bytes());
+    nonce[11] = u8::from(last);
+    nonce
+}
+
+fn associated_data() -> AssociatedData {
+    AssociatedData::new(Domain::Archive, &[])
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use aead_stream::{NewStream as _, StreamBE32, StreamPrimitive as _};
+    use aes_gcm_siv::{Aes256GcmSiv, KeyInit as _};
+    use proptest::prelude::*;
+
     use super::super::keys::{KEY_LEN, MasterKey};
     use super::super::test_support::hex;
     use super::*;
@@ -89,6 +97,32 @@ mod tests {
             hex(&key().authenticate_header(b"header")),
             "d197094b592c15c958500276133088e6c236de8c60575ded34a5ae8c4e32640f"
         );
+    }
+
+    proptest! {
+        /// The crate `aead-stream` takes RustCrypto's cipher.
+        #[test]
+        fn they_are_those_of_aead_stream(
+            index: u32,
+            last: bool,
+            plain in prop::collection::vec(any::<u8>(), 0..5000),
+        ) {
+            let derived = derive(
+                key().expose(),
+                &[b"strongroom v1 archive segments", &[1; HASH_LEN]],
+            );
+            let cipher = Aes256GcmSiv::new((&*derived).into());
+            let stream = StreamBE32::from_aead(cipher, &[0u8; 7].into());
+            let mut expected = plain.clone();
+            let data = [Domain::Archive as u8];
+            stream.encrypt_in_place(index, last, &data, &mut expected).unwrap();
+            let mut sealed = plain.clone();
+            let cipher = key().segment_cipher(&[1; HASH_LEN]);
+            cipher.seal(index, last, &mut sealed);
+            prop_assert_eq!(&sealed, &expected);
+            prop_assert_eq!(cipher.open(index, last, &mut sealed), Ok(()));
+            prop_assert_eq!(sealed, plain);
+        }
     }
 
     #[test]
