@@ -1,4 +1,4 @@
-//! Hashes a large file's content in a thread of its own while it is read and written.
+//! Hashes a large file's content: in a thread of its own while it is read and written, or in stretches.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
@@ -71,8 +71,21 @@ impl Hashing {
     }
 }
 
+/// Hashes a hole in this thread; `check` says between its stretches whether to go on.
+pub(super) fn hash_hole(
+    hasher: &mut Sha256,
+    length: u64,
+    check: impl Fn() -> Result<()>,
+) -> Result<()> {
+    zeros_in_steps(length, |now| {
+        check()?;
+        tree::hash_zeros(hasher, now);
+        Ok(())
+    })
+}
+
 /// Zeros in steps between which there is time to ask whether to go on.
-pub(super) fn zeros_in_steps(count: u64, mut step: impl FnMut(u64) -> Result<()>) -> Result<()> {
+fn zeros_in_steps(count: u64, mut step: impl FnMut(u64) -> Result<()>) -> Result<()> {
     let mut left = count;
     while left > 0 {
         let now = left.min(ZEROS);

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
 use super::gather::check;
-use super::hash::{Hashing, hashing, zeros_in_steps};
+use super::hash::{Hashing, hash_hole, hashing};
 use super::index::{Lines, parse_part, read_own};
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, INDEX_PREFIX, METADATA_LIMIT, METADATA_NAME,
@@ -23,7 +23,7 @@ use super::pending::{Pending, Seen, What, check_line};
 use super::sink::{Sink, SmallFile};
 use super::tar::{RawEntry, RawKind, SparseMap, TarReader};
 use super::write::part_name;
-use crate::tree::{ContentWriter, Digest, EntryKind, Metadata, Progress, TreePath, hash_zeros};
+use crate::tree::{ContentWriter, Digest, EntryKind, Metadata, Progress, TreePath};
 
 /// Files up to this size are read whole and handed to another thread.
 pub(super) const SMALL: u64 = 256 * 1024;
@@ -379,10 +379,7 @@ impl<R: BufRead> Pass<'_, R> {
         let mut hasher = Sha256::new();
         let hole = |hasher: &mut Sha256, length: u64| {
             control.progress.bytes(length);
-            zeros_in_steps(length, |now| {
-                hash_zeros(hasher, now);
-                check(control.cancelled)
-            })
+            hash_hole(hasher, length, || check(control.cancelled))
         };
         let mut buffer = vec![0; HASHED_AT_ONCE];
         let mut end = 0;

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::compress::{Compressor, Cut};
 use super::error::{Error, Result};
 use super::gather::{self, Batch, Content, Counted, Item, Noticed, OnChange, Section, Unchanged};
-use super::hash::zeros_in_steps;
+use super::hash::hash_hole;
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, Description, INDEX_NAME, INDEX_PREFIX, IndexEntry,
     IndexPart, METADATA_NAME, PART_BYTES, PART_ENTRIES, SectionName, Where,
@@ -323,10 +323,7 @@ impl Writer<'_> {
         let mut hasher = Sha256::new();
         let hole = |hasher: &mut Sha256, length| {
             progress.bytes(length);
-            zeros_in_steps(length, |now| {
-                tree::hash_zeros(hasher, now);
-                gather::check(cancelled)
-            })
+            hash_hole(hasher, length, || gather::check(cancelled))
         };
         let mut short = false;
         let mut end = 0;
