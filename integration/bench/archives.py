@@ -9,8 +9,8 @@ have, of text that compresses; the store is one SQLite-like file, half of it har
 Everything of every program lies in DIR (by default a temporary directory), on one disk. The order of
 the programs turns with each round, and each begins with its source in the page cache, which is what a
 backup after a day's work finds. Creating ends with a sync; the table gives medians. Each program
-encrypts with a passphrase or key of its own, at its usual compression: zstd level 3 (strongroom: without
-a level; restic: auto; borg: zstd,3); the table gives the size in MiB, too. The key derivation of a
+encrypts with a passphrase or key of its own, at its usual compression (`zstd -3`; strongroom: zstd without a
+level; restic: auto; borg: zstd,3); the table gives the size in MiB, too. The key derivation of a
 passphrase (about a second) is part of the time, as for a person; age has a key file and derives nothing,
 and `strongroom-key-file` is the number beside that. strongroom reads its backup back before naming it,
 which none of the others does: `strongroom-no-verify` and `strongroom-key-file-no-verify` do without. Not

@@ -20,8 +20,6 @@ const ZSTD_CHUNK: usize = 1 << ZSTD_WINDOW_LOG;
 /// and finds what repeats by a table of 65,536 places. Stores repeat themselves at such distances.
 const ZSTD_WINDOW_LOG: u32 = 23;
 const ZSTD_HASH_LOG: u32 = 16;
-/// Bytes that must repeat to be looked for; the window would make zstd take another length.
-const ZSTD_MIN_MATCH: u32 = 7;
 /// A window of 128 MiB: as much as `zstd` itself takes without being told.
 pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -271,7 +269,6 @@ fn zstd_compressor(level: Option<i32>) -> io::Result<zstd::bulk::Compressor<'sta
     if level.is_none() {
         compressor.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
         compressor.set_parameter(CParameter::HashLog(ZSTD_HASH_LOG))?;
-        compressor.set_parameter(CParameter::MinMatch(ZSTD_MIN_MATCH))?;
     }
     Ok(compressor)
 }

@@ -1,4 +1,5 @@
-//! Hashes a large file's content: in a thread of its own while it is read and written, or in stretches.
+//! Hashes a large file's content in a thread of its own while it is read and written; holes also in
+//! the caller's, in stretches.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};

@@ -12,14 +12,16 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
-use crate::crypto::SegmentCipher;
+use crate::crypto::{SegmentCipher, TAG_LEN};
 use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
 
-/// Buffers on their way: room for a whole frame (8 MiB), so that who hands one over need not wait until
-/// it is sealed and written, but goes on reading.
-pub(super) const IN_FLIGHT: usize = 32;
-/// Most buffers that wait for the key they are sealed with (64 MiB). Deriving one from a passphrase
+/// Buffers on their way.
+pub(super) const IN_FLIGHT: usize = 8;
+/// Buffers on their way to the file: room for a whole frame of zstd's usual levels (8 MiB), so that who
+/// hands one over need not wait until it is sealed and written, but goes on reading.
+const TO_FILE: usize = 32;
+/// Most buffers that wait for the key they are sealed with (64 MiB, and [`TO_FILE`] behind them). Deriving one from a passphrase
 /// takes about a second, in which most backups are read and compressed whole.
 const WAITING_MAX: usize = 256;
 /// Bytes of a buffer where the archive is not sealed.
@@ -60,8 +62,8 @@ impl Output {
         sealer: Receiver<Result<Sealer>>,
         capacity: usize,
     ) -> Self {
-        let (sender, full) = bounded(IN_FLIGHT);
-        let (give_back, empty) = bounded(IN_FLIGHT);
+        let (sender, full) = bounded(TO_FILE);
+        let (give_back, empty) = bounded(TO_FILE);
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
         let path = path.to_owned();
@@ -75,7 +77,7 @@ impl Output {
                 }
             }
         });
-        let buffer = Vec::with_capacity(capacity);
+        let buffer = buffer_for(capacity);
         Self { buffer, capacity, sender: Some(sender), empty, thread: Some(thread), failure }
     }
 
@@ -86,7 +88,7 @@ impl Output {
                 empty.clear();
                 empty
             }
-            Err(_) => Vec::with_capacity(self.capacity),
+            Err(_) => buffer_for(self.capacity),
         };
         let full = std::mem::replace(&mut self.buffer, next);
         let sent = self.sender.as_ref().is_some_and(|sender| sender.send((full, last)).is_ok());
@@ -136,6 +138,11 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Room for a segment and its tag: else it would move when it is sealed, and leave behind what it held.
+fn buffer_for(capacity: usize) -> Vec<u8> {
+    Vec::with_capacity(capacity + TAG_LEN)
 }
 
 /// A file with the digest of what was written to it.
@@ -239,7 +246,7 @@ impl Input {
     /// Puts the piece with this index into `buffer`; empty past the end.
     fn piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<()> {
         let read = |buffer: &mut Vec<u8>, length: usize, offset: u64| {
-            // Not cleared before: zeros would be written over all of it for nothing.
+            // Not cleared before: what is read fills all of it or fails, and zeros would be for nothing.
             buffer.resize(length, 0);
             self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => {

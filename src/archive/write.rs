@@ -33,7 +33,7 @@ const READ_AT_ONCE: usize = 256 * 1024;
 pub struct WriteOptions<'a> {
     /// How it is compressed.
     pub compression: Compression,
-    /// The level of the compression; its usual one by default.
+    /// The level of the compression; by default what is usual for it.
     pub level: Option<i32>,
     /// About how much there is, where somebody counted it: else that is done first.
     pub expected: Option<Amount>,

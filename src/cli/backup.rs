@@ -189,7 +189,7 @@ struct CreateArgs {
     #[arg(long, value_name = "COMPRESSION")]
     compression: Option<CompressionArg>,
     /// From 1 (fast) to 9 (small; zstd: up to 22). Without it zstd comes near the size of level 3 in
-    /// about the time of level 1.
+    /// less time.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=22))]
     compression_level: Option<i32>,
     /// Do not compress.

@@ -18,7 +18,7 @@ pub const NONCE_LEN: usize = 12;
 /// Bytes in an authentication tag (128 bits).
 pub const TAG_LEN: usize = 16;
 
-/// Consumed by [`SealingKey::seal`].
+/// Consumed by sealing.
 pub struct Nonce([u8; NONCE_LEN]);
 
 impl Nonce {
@@ -27,8 +27,8 @@ impl Nonce {
         Self(random_nonce_bytes())
     }
 
-    /// A nonce that the caller derives, where encryption must be deterministic (names) or where
-    /// only a tag over associated data is wanted.
+    /// A nonce that the caller derives: where encryption must be deterministic (names), where only a
+    /// tag over associated data is wanted, or where the key is of one stream that counts (segments).
     pub fn deterministic(bytes: [u8; NONCE_LEN]) -> Self {
         Self(bytes)
     }

@@ -81,7 +81,7 @@ fn all_is_read_before_the_keys_are_there() {
 #[test]
 fn what_waits_for_the_keys_is_bounded() {
     // What is waiting, in the queue, in the buffers of the compression and those of the reading is
-    // well below this.
+    // below this.
     let (source, out) = (source(160), tempfile::tempdir().unwrap());
     let keys = key_set(&passphrase("late"));
     let read = Counted::default();
