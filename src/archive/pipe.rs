@@ -21,8 +21,8 @@ pub(super) const IN_FLIGHT: usize = 8;
 /// Buffers on their way to the file: room for a whole frame of zstd's usual levels (8 MiB), so that who
 /// hands one over need not wait until it is sealed and written, but goes on reading.
 const TO_FILE: usize = 32;
-/// Most buffers that wait for the key they are sealed with (64 MiB, and [`TO_FILE`] behind them). Deriving one from a passphrase
-/// takes about a second, in which most backups are read and compressed whole.
+/// Most buffers that wait for the key they are sealed with (64 MiB, and [`TO_FILE`] behind them). Deriving
+/// one from a passphrase takes about a second, in which most backups are read and compressed whole.
 const WAITING_MAX: usize = 256;
 /// Bytes of a buffer where the archive is not sealed.
 pub(super) const PLAIN_BUFFER: usize = 256 * 1024;

@@ -205,6 +205,22 @@ fn complaints_name_the_line_and_the_key() {
 }
 
 #[test]
+fn a_compression_has_its_own_levels() {
+    let level = |text: &str| {
+        parse(&format!("{LEAST}[backup]\n{text}\n")).map(|profile| profile.backup.compression_level)
+    };
+    assert_eq!(level("compression = \"zstd\"").unwrap(), None);
+    for (compression, most) in [("zstd", 22), ("gzip", 9)] {
+        let level = |number: u8| {
+            level(&format!("compression = \"{compression}\"\ncompression-level = {number}"))
+        };
+        assert_eq!(level(1).unwrap(), Some(1));
+        assert_eq!(level(most).unwrap(), Some(most));
+        assert!(level(0).is_err() && level(most + 1).is_err(), "{compression}");
+    }
+}
+
+#[test]
 fn a_vault_may_be_unlocked_by_itself() {
     let unlock = |text: &str| parse(&format!("{LEAST}unlock = {{ {text} }}\n")).unwrap().unlock;
     assert_eq!(unlock("key-file = \"~/k\""), Some(Unlock::KeyFile("/home/ada/k".into())));
