@@ -31,7 +31,7 @@ const READ_DIRECTLY: u64 = 1 << 20;
 
 struct LocalContent {
     file: OwnedFd,
-    tree: String,
+    tree: Arc<str>,
     path: TreePath,
     stamp: Stamp,
     /// Whether it is taken to have no holes.
@@ -67,7 +67,7 @@ impl LocalTree {
         let dense = stamp.size <= NOT_SEARCHED && entry.allocated >= stamp.size;
         let direct =
             (self.direct && stamp.size >= READ_DIRECTLY).then(|| Direct::begin(&file)).flatten();
-        let (tree, path) = (self.describe(), path.clone());
+        let (tree, path) = (Arc::clone(&self.described), path.clone());
         let content = LocalContent { file, tree, path, stamp, dense, direct };
         content.check_unchanged()?;
         if content.direct.is_none() && entry.metadata.size > 128 * 1024 {
@@ -92,7 +92,7 @@ impl LocalTree {
             .map_err(|errno| self.error(Operation::Create, path, errno))?;
         Ok(Box::new(LocalFile {
             file,
-            tree: self.describe(),
+            tree: Arc::clone(&self.described),
             path: path.clone(),
             end: 0,
             sync: self.each_file,
@@ -106,7 +106,7 @@ impl LocalContent {
     fn error(&self, operation: Operation, errno: Errno) -> Error {
         Error::Io {
             operation,
-            tree: self.tree.clone(),
+            tree: self.tree.to_string(),
             path: self.path.clone(),
             source: errno.into(),
         }
@@ -174,14 +174,14 @@ impl ContentReader for LocalContent {
         {
             Ok(())
         } else {
-            Err(Error::Changed { tree: self.tree.clone(), path: self.path.clone() })
+            Err(Error::Changed { tree: self.tree.to_string(), path: self.path.clone() })
         }
     }
 }
 
 struct LocalFile {
     file: OwnedFd,
-    tree: String,
+    tree: Arc<str>,
     path: TreePath,
     /// Where the file ends so far.
     end: u64,
@@ -208,7 +208,7 @@ impl LocalFile {
     fn error(&self, operation: Operation, errno: Errno) -> Error {
         Error::Io {
             operation,
-            tree: self.tree.clone(),
+            tree: self.tree.to_string(),
             path: self.path.clone(),
             source: errno.into(),
         }

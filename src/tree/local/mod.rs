@@ -15,6 +15,7 @@ mod xattr;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,7 +51,8 @@ pub enum Durability {
 /// `/proc`, which must be mounted.
 pub struct LocalTree {
     root: OwnedFd,
-    shown: PathBuf,
+    /// What messages call it.
+    described: Arc<str>,
     device: u64,
     cross_mounts: bool,
     xattrs: bool,
@@ -103,9 +105,10 @@ impl LocalTree {
                 .is_ok();
         let each_file = is_fuse(root.as_fd());
         let device = inspect::device(&stat);
+        let shown = shown.into();
         Ok(Self {
             root,
-            shown: shown.into(),
+            described: PathText(shown.as_os_str().as_bytes()).to_string().into(),
             device,
             cross_mounts: false,
             xattrs: true,
@@ -306,8 +309,7 @@ fn is_fuse(directory: BorrowedFd<'_>) -> bool {
 
 impl TreeReader for LocalTree {
     fn describe(&self) -> String {
-        use std::os::unix::ffi::OsStrExt as _;
-        PathText(self.shown.as_os_str().as_bytes()).to_string()
+        self.described.to_string()
     }
 
     fn walk<'a>(&'a self, exclude: Exclude<'a>) -> Result<Walk<'a>> {
