@@ -16,7 +16,7 @@ use super::frames::ZstdFrames;
 use super::index::{Lines, parse_part, read_own};
 use super::keys::{KeySet, Keyring};
 use super::metadata::{
-    ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
+    Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
 use super::pass::{self, Contents, Control, Passed};
 use super::pipe::{Ahead, Filled, IN_FLIGHT, Input};
@@ -228,6 +228,16 @@ impl ArchiveReader {
         take: &mut TakeLine<'_>,
     ) -> Result<(Passed, Extracted)> {
         self.run(options, Contents::Digests, Directories::Shared, control, Some(take))
+    }
+
+    /// How much it holds, exactly, without what other archives store; `None` of an archive that is not
+    /// sealed: it would have to be read whole.
+    ///
+    /// # Errors
+    /// When its index cannot be read.
+    pub fn amount(&self) -> Result<Option<Amount>> {
+        let Some(footer) = self.footer else { return Ok(None) };
+        Ok(Some(read_index(&mut self.tar_from(footer.index_offset)?)?.amount))
     }
 
     fn run(

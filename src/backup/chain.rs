@@ -11,7 +11,7 @@ use super::error::{Error, Result};
 use super::sealed::{self, Inner};
 use crate::archive::{
     self, ArchiveId, ArchiveReader, Control, ExtractOptions, IndexEntry, Keyring, SectionName,
-    Select, TakeLine, Where,
+    Select, TakeLine, Where, select_all,
 };
 use crate::tree::{Digest, EntryKind, Metadata, TreePath, TreeWriter};
 
@@ -37,6 +37,26 @@ pub struct Restored {
     pub bytes: u64,
     /// Sockets: listed in the backup, and not made again.
     pub sockets: u64,
+    /// Device files that were left out.
+    pub devices: u64,
+}
+
+/// What of a backup is wanted.
+#[derive(Clone, Copy)]
+pub enum Selection<'a> {
+    /// All of it.
+    Everything,
+    /// What this says.
+    Some(Select<'a>),
+}
+
+impl Selection<'_> {
+    fn holds(&self, section: &SectionName, path: &TreePath, kind: EntryKind) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Some(select) => select(section, path, kind),
+        }
+    }
 }
 
 /// What a backup holds of what is selected.
@@ -149,6 +169,25 @@ impl<'a> Chain<'a> {
         Ok(selected)
     }
 
+    /// How many bytes of content are selected.
+    ///
+    /// # Errors
+    /// What is wrong with the index.
+    pub fn bytes(&self, selection: Selection<'_>, control: Control<'_>) -> Result<u64> {
+        let select: Select<'_> = match selection {
+            Selection::Some(select) => select,
+            Selection::Everything => {
+                let alone = self.last.metadata().chain.is_empty()
+                    && !sealed::has_sealed_files(self.last.metadata());
+                if let Some(amount) = self.last.amount()?.filter(|_| alone) {
+                    return Ok(amount.bytes);
+                }
+                &select_all
+            }
+        };
+        Ok(self.measure(select, control)?.bytes)
+    }
+
     /// Names every entry.
     ///
     /// # Errors
@@ -164,35 +203,47 @@ impl<'a> Chain<'a> {
         })
     }
 
-    /// Restores what is selected to empty places, one writer for each section. To be relied on
-    /// only when this returns; the caller syncs the writers.
+    /// Restores what is selected to empty places, one writer for each section; device files only where
+    /// they may be made. To be relied on only when this returns; the caller syncs the writers.
     ///
     /// # Errors
     /// What is wrong with an archive, or a writer's.
     pub fn restore(
         &self,
         targets: &[(SectionName, &dyn TreeWriter)],
-        select: Select<'_>,
+        selection: Selection<'_>,
         devices: bool,
         control: Control<'_>,
     ) -> Result<Restored> {
         // Another name of a file is made of its first one, which then goes again.
-        let borrowed = self.first_names(targets, select, control)?;
+        let borrowed = match selection {
+            Selection::Everything => HashMap::new(),
+            Selection::Some(select) => self.first_names(targets, select, control)?,
+        };
+        let left_out = |kind| !devices && is_device(kind);
         let select_more = |section: &SectionName, path: &TreePath, kind: EntryKind| {
-            select(section, path, kind) || borrowed.contains_key(&key(section, path))
+            !left_out(kind)
+                && (selection.holds(section, path, kind)
+                    || borrowed.contains_key(&key(section, path)))
         };
         let options = ExtractOptions { targets, select: &select_more, devices };
-        let mut rest = Rest::default();
+        let (mut rest, mut devices_left) = (Rest::default(), 0);
         let (_, extracted) = self.last.extract_part(&options, control, &mut |line| {
             let (section, path, kind) = (&line.section, &line.entry.path, line.entry.metadata.kind);
             let wanted = targets.iter().any(|(name, _)| name == section);
             if wanted && (kind == EntryKind::Directory || select_more(section, path, kind)) {
                 rest.add(line);
+            } else if wanted && left_out(kind) && selection.holds(section, path, kind) {
+                devices_left += 1;
             }
             Ok(())
         })?;
-        let mut restored =
-            Restored { entries: extracted.entries, bytes: extracted.bytes, sockets: rest.sockets };
+        let mut restored = Restored {
+            entries: extracted.entries,
+            bytes: extracted.bytes,
+            sockets: rest.sockets,
+            devices: devices_left,
+        };
         for (id, files) in &mut rest.elsewhere {
             let reader = self.needed.get(id).ok_or(Error::Incomplete {
                 missing: files.len() as u64,
@@ -318,6 +369,10 @@ impl Rest {
             (Where::Here, _) => {}
         }
     }
+}
+
+fn is_device(kind: EntryKind) -> bool {
+    matches!(kind, EntryKind::CharacterDevice | EntryKind::BlockDevice)
 }
 
 /// Tells an archive from others, also from copies of it, which may be damaged.

@@ -9,6 +9,7 @@ mod error;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod glance;
 mod live;
 mod name;
 mod place;
@@ -19,7 +20,7 @@ mod sidecar;
 mod verify;
 
 pub use catalog::{Backup, Catalog, Lock};
-pub use chain::{Chain, Known, Restored, Selected};
+pub use chain::{Chain, Known, Restored, Selected, Selection};
 pub use create::{
     BaseBackup, CreateRequest, Created, ReadBack, Source, create, find_base, make_output,
 };

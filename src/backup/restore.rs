@@ -4,11 +4,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::chain::{Chain, Restored};
+use super::chain::{Chain, Restored, Selection};
 use super::create::refuse_cancelled;
 use super::error::{Error, Result};
+use super::glance::Glancing;
 use super::place::{Extent, Place, Placed, unfinished};
-use crate::archive::{Control, SectionName, Select};
+use crate::archive::{Control, SectionName};
 use crate::stores::{self, CheckOptions, CheckReport, Outcome};
 use crate::tree::{self, LocalTree, TreePath, TreeWriter};
 
@@ -30,7 +31,7 @@ pub struct RestoreRequest<'a> {
     /// Where its sections go; others are left out.
     pub targets: &'a [Target],
     /// What of them.
-    pub select: Select<'a>,
+    pub selection: Selection<'a>,
     /// Whether what is there may be replaced.
     pub replace: bool,
     /// Whether device files may be made.
@@ -142,13 +143,13 @@ pub fn restore(
         }
         places.push(Place::prepare(&target.path, target.extent.clone())?);
     }
-    let trees: Vec<LocalTree> = places
+    let trees: Vec<Glancing> = places
         .iter()
         .map(|place| {
-            let tree = LocalTree::open(place.new_root())?;
+            let tree = LocalTree::open(place.new_root())?.filling_an_empty_one();
             // An ordinary user gets the files of others as their own, as from every archive.
             let root = rustix::process::geteuid().is_root();
-            Ok::<_, tree::Error>(if root { tree } else { tree.as_permitted() })
+            Ok::<_, tree::Error>(Glancing::new(if root { tree } else { tree.as_permitted() }))
         })
         .collect::<std::result::Result<_, _>>()?;
     let targets: Vec<(SectionName, &dyn TreeWriter)> = request
@@ -157,14 +158,14 @@ pub fn restore(
         .zip(&trees)
         .map(|(target, tree)| (target.section.clone(), tree as &dyn TreeWriter))
         .collect();
-    let RestoreRequest { chain, select, devices, control, .. } = *request;
-    outcome.restored = chain.restore(&targets, select, devices, control)?;
+    let RestoreRequest { chain, selection, devices, control, .. } = *request;
+    outcome.restored = chain.restore(&targets, selection, devices, control)?;
     for tree in &trees {
-        outcome.let_go_of += tree.let_go_of();
+        outcome.let_go_of += tree.tree().let_go_of();
         tree.sync()?;
     }
     if request.check_stores {
-        for place in &places {
+        for (place, _) in places.iter().zip(&trees).filter(|(_, tree)| tree.may_hold_stores()) {
             outcome.stores.extend(check_stores(&place.new_root(), control.cancelled)?);
         }
     }

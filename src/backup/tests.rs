@@ -8,9 +8,7 @@ use std::sync::atomic::AtomicBool;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::archive::{
-    ArchiveKind, Control, KeySet, Keyring, SectionName, WriteOptions, select_all,
-};
+use crate::archive::{ArchiveKind, Control, KeySet, Keyring, SectionName, WriteOptions};
 use crate::crypto::{Argon2Parameters, Passphrase, Secret};
 use crate::tree::sample::{fill, path};
 use crate::tree::{CompareOptions, EntryKind, LocalTree, Timestamp, TreePath, TreeWriter, compare};
@@ -109,7 +107,7 @@ fn request<'a>(chain: &'a Chain<'a>, targets: &'a [Target]) -> RestoreRequest<'a
     RestoreRequest {
         chain,
         targets,
-        select: &select_all,
+        selection: Selection::Everything,
         replace: true,
         devices: true,
         check_stores: true,
@@ -344,7 +342,7 @@ fn parts_and_what_is_missing() {
     };
     let targets = [target.clone()];
     let mut wanted = request(&chain, &targets);
-    wanted.select = &select;
+    wanted.selection = Selection::Some(&select);
     restore(&wanted, &mut |_| Ok(())).unwrap();
     let read = |name: &str| fs::read_to_string(target.path.join(name));
     assert_eq!(read("sub-b/third").unwrap(), "three names");
@@ -410,6 +408,44 @@ fn refused_or_failed_leaves_the_target_as_it_was() {
     fs::write(&full.path, &bytes).unwrap();
     room.restore(&full, &target).unwrap();
     assert_same(&room.source(), &target.path);
+}
+
+/// What is restored is looked at on its way, and searched for stores only where it may hold some.
+#[test]
+fn stores_of_every_kind_are_checked() {
+    let mut room = Room::new();
+    let target = room.target("restored", Extent::Whole);
+    let found = |room: &mut Room| {
+        let created = room.create(ArchiveKind::Full).unwrap();
+        let restored = room.restore(&created, &target).unwrap().stores;
+        let tried = test_restore(&room.chain(&created), room.directory.path(), Control::default());
+        assert_eq!(tried.unwrap().len(), restored.len());
+        restored.into_iter().map(|one| format!("{} {}", one.path, one.kind)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&mut room), [""; 0]);
+    let source = room.source();
+    // Known by its name alone.
+    fs::create_dir(source.join("level")).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores/leveldb");
+    for file in fs::read_dir(fixture).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), source.join("level").join(file.file_name())).unwrap();
+    }
+    assert_eq!(found(&mut room), ["level LevelDB"]);
+    fs::remove_dir_all(source.join("level")).unwrap();
+    // One that is not read whole, one with holes.
+    let database = rusqlite::Connection::open(source.join("large.db")).unwrap();
+    database.execute_batch("create table t (x); insert into t values (zeroblob(3e6));").unwrap();
+    drop(database);
+    assert_eq!(found(&mut room), ["large.db SQLite"]);
+    let dense = fs::read(source.join("large.db")).unwrap();
+    fs::remove_file(source.join("large.db")).unwrap();
+    let sparse = fs::File::create(source.join("sparse.db")).unwrap();
+    for (page, data) in dense.chunks(4096).enumerate().filter(|(_, data)| data != &[0; 4096]) {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, data, page as u64 * 4096).unwrap();
+    }
+    sparse.set_len(dense.len() as u64).unwrap();
+    assert_eq!(found(&mut room), ["sparse.db SQLite"]);
 }
 
 #[test]
@@ -497,7 +533,7 @@ fn secrets_are_sealed_in_what_is_not() {
     let select = |_: &SectionName, at: &TreePath, _: EntryKind| *at == path(".env");
     let targets = [target.clone()];
     let mut wanted = request(&chain, &targets);
-    wanted.select = &select;
+    wanted.selection = Selection::Some(&select);
     restore(&wanted, &mut |_| Ok(())).unwrap();
     assert_eq!(fs::read_dir(&target.path).unwrap().count(), 1);
     // With its secret they are in what it holds, and are verified with it.

@@ -11,6 +11,7 @@ mod duckdb;
 mod error;
 mod live;
 mod lmdb;
+mod marks;
 mod neo4j;
 mod open_files;
 mod path_text;
@@ -202,6 +203,21 @@ pub fn scan(root: &Path) -> Result<Scan, Error> {
 /// Those of [`scan()`]; [`Error::Cancelled`].
 pub fn scan_until(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
     scan::scan(root, cancelled)
+}
+
+/// How much of a file [`may_be_of_store`] wants to see, in bytes.
+pub const GLANCE_LEN: usize = marks::SAMPLE;
+
+/// Whether a file of `length` bytes that begins with `head` may be of a store: the first [`GLANCE_LEN`]
+/// bytes, or all of it. No store is found by [`scan()`] in a tree in which neither this is true of a file
+/// nor [`is_name_of_store`] of a name; where one is true, there may be none all the same.
+pub fn may_be_of_store(length: u64, head: &[u8]) -> bool {
+    marks::may_be_of_store(length, head)
+}
+
+/// Whether a file of this name may make the directory that it lies in a store.
+pub fn is_name_of_store(name: &[u8]) -> bool {
+    marks::is_name_of_store(name)
 }
 
 /// Runs the store's own check, reading only. The store must be at rest: what a process writes

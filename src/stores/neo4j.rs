@@ -7,6 +7,9 @@ use super::report::Findings;
 use super::source::is_file;
 use super::{CheckReport, Error, LiveState, Outcome, Summary};
 
+/// The file that names a database's directory.
+pub(super) const STORE: &str = "neostore";
+
 /// The stores of a database in the record format.
 const RECORD_STORES: [&str; 5] = [
     "neostore",
@@ -18,7 +21,7 @@ const RECORD_STORES: [&str; 5] = [
 
 /// Whether a directory is a database.
 pub(super) fn recognise(directory: &Path) -> bool {
-    ["neostore", "neostore.nodestore.db"].iter().all(|name| is_file(&directory.join(name)))
+    [STORE, "neostore.nodestore.db"].iter().all(|name| is_file(&directory.join(name)))
 }
 
 /// The directory of the database's transaction logs: next to the databases' directory, or itself.

@@ -10,11 +10,13 @@ use super::source::{Source, is_file, u32_at, u64_at};
 use super::{CheckReport, Error, LiveState, Outcome, Summary};
 
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+/// The file that names a cluster's version, in its directory.
+pub(super) const VERSION: &str = "PG_VERSION";
 const CONTROL: &str = "global/pg_control";
 
 /// Whether a directory is a cluster.
 pub(super) fn recognise(directory: &Path) -> bool {
-    is_file(&directory.join("PG_VERSION")) && is_file(&directory.join(CONTROL))
+    is_file(&directory.join(VERSION)) && is_file(&directory.join(CONTROL))
 }
 
 /// The part of the control file that its checksum covers; `None` where no checksum holds. Where

@@ -5,17 +5,14 @@ use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::marks::{self, HEAD, Mark, SAMPLE};
 use super::source::{Source, is_file};
 use super::sqlite::with_suffix;
 use super::{
-    Component, Error, LiveState, NEVER, Scan, StoreKind, chroma, duckdb, lmdb, neo4j, postgres,
-    redis, rocksdb, sqlite,
+    Component, Error, LiveState, NEVER, Scan, StoreKind, chroma, duckdb, neo4j, postgres, redis,
+    rocksdb, sqlite,
 };
 
-/// How much of a file is read to recognise it by its mark, in bytes, and how much to tell whether it is
-/// encrypted.
-const HEAD: usize = 512;
-const SAMPLE: usize = 4096;
 /// How many threads look at files or directories side by side: what takes time is the disk, which
 /// serves many at once.
 const READERS: usize = 16;
@@ -389,28 +386,31 @@ fn file_store(path: &Path, length: &mut u64) -> Result<Option<Found>, Error> {
     let head = &head[..count];
     let found = |kind, path: PathBuf, files, state| Ok(Some(Found { kind, path, files, state }));
     let own = path.to_path_buf();
-    if head.starts_with(sqlite::MAGIC) {
-        if let Some(salt) = salt(path) {
-            let files = sqlite::files(path).into_iter().chain([salt]).collect();
-            return found(StoreKind::SqlCipher, own, files, sqlite::state(path)?);
+    match marks::mark(head) {
+        Some(Mark::Sqlite) => {
+            if let Some(salt) = salt(path) {
+                let files = sqlite::files(path).into_iter().chain([salt]).collect();
+                return found(StoreKind::SqlCipher, own, files, sqlite::state(path)?);
+            }
+            return sqlite_store(path).map(Some);
         }
-        return sqlite_store(path).map(Some);
-    }
-    if lmdb::recognise(head).is_some() {
-        let lock = if path.file_name().is_some_and(|name| name == "data.mdb") {
-            path.with_file_name("lock.mdb")
-        } else {
-            with_suffix(path, "-lock")
-        };
-        let files = [own.clone()].into_iter().chain(is_file(&lock).then_some(lock)).collect();
-        return found(StoreKind::Lmdb, own, files, LiveState::Clean);
-    }
-    if duckdb::recognise(head) {
-        return found(StoreKind::DuckDb, own, duckdb::files(path), duckdb::state(path));
-    }
-    if let Some(kind) = redis::recognise(head) {
-        let files = redis::files(path, kind)?;
-        return found(StoreKind::Redis, own, files, LiveState::Clean);
+        Some(Mark::Lmdb) => {
+            let lock = if path.file_name().is_some_and(|name| name == "data.mdb") {
+                path.with_file_name("lock.mdb")
+            } else {
+                with_suffix(path, "-lock")
+            };
+            let files = [own.clone()].into_iter().chain(is_file(&lock).then_some(lock)).collect();
+            return found(StoreKind::Lmdb, own, files, LiveState::Clean);
+        }
+        Some(Mark::DuckDb) => {
+            return found(StoreKind::DuckDb, own, duckdb::files(path), duckdb::state(path));
+        }
+        Some(Mark::Redis(kind)) => {
+            let files = redis::files(path, kind)?;
+            return found(StoreKind::Redis, own, files, LiveState::Clean);
+        }
+        None => {}
     }
     if is_opaque(path, &source)? {
         let files = sqlite::files(path).into_iter().chain(salt(path)).collect();
@@ -447,7 +447,7 @@ fn is_opaque(path: &Path, source: &Source) -> Result<bool, Error> {
     const LOG_MAGIC: [[u8; 4]; 2] = [[0x37, 0x7F, 0x06, 0x82], [0x37, 0x7F, 0x06, 0x83]];
     const NAMES: [&str; 6] = ["db", "db3", "sqlite", "sqlite3", "sqlcipher", "s3db"];
     let length = source.length();
-    if length < 1024 || !length.is_multiple_of(512) || !looks_random(&source.head(SAMPLE)?) {
+    if !marks::is_whole_pages(length) || !marks::looks_random(&source.head(SAMPLE)?) {
         return Ok(false);
     }
     let named = path
@@ -462,21 +462,4 @@ fn is_opaque(path: &Path, source: &Source) -> Result<bool, Error> {
         None => None,
     };
     Ok(log.is_some_and(|magic| LOG_MAGIC.contains(&magic)))
-}
-
-/// Whether bytes are spread as evenly as random ones. Compressed files begin with a mark and tables
-/// that are not.
-fn looks_random(bytes: &[u8]) -> bool {
-    if bytes.len() < 1024 {
-        return false;
-    }
-    let mut counts = [0_u32; 256];
-    for byte in bytes {
-        counts[usize::from(*byte)] += 1;
-    }
-    // Pearson's chi-squared test against an even spread: 255 degrees of freedom, deviation 22.6.
-    let expected = f64::from(u32::try_from(bytes.len()).unwrap_or(u32::MAX)) / 256.0;
-    let chi: f64 =
-        counts.iter().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum();
-    chi < 400.0
 }

@@ -47,11 +47,30 @@ fn snapshot(root: &Path) -> Vec<Seen> {
     all
 }
 
+/// Whether a glance claims anything of a tree.
+fn is_claimed(root: &Path) -> bool {
+    walkdir::WalkDir::new(root).into_iter().map(Result::unwrap).any(|entry| {
+        use std::os::unix::ffi::OsStrExt as _;
+        let is_file = entry.file_type().is_file();
+        let content = if is_file { fs::read(entry.path()).unwrap() } else { Vec::new() };
+        let head = &content[..content.len().min(GLANCE_LEN)];
+        is_name_of_store(entry.file_name().as_bytes())
+            || may_be_of_store(u64::try_from(content.len()).unwrap(), head)
+    })
+}
+
+#[test]
+fn a_glance_at_other_files_claims_nothing() {
+    assert!(!is_claimed(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
+    assert!(!is_claimed(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")));
+}
+
 /// Scans, checks and summarises without a trace.
 fn examine(root: &Path) -> Vec<(Component, CheckReport, Option<Summary>)> {
     let before = snapshot(root);
     let scan = scan(root).unwrap();
     assert!(scan.unreadable.is_empty(), "{:?}", scan.unreadable);
+    assert!(scan.components.is_empty() || is_claimed(root), "seen at no glance: {root:?}");
     let options = CheckOptions::default();
     let result = scan
         .components
@@ -738,7 +757,9 @@ proptest::proptest! {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("x.db"), [marks[which], &head, &tail].concat()).unwrap();
         let options = CheckOptions::default();
-        for component in scan(directory.path()).unwrap().components {
+        let components = scan(directory.path()).unwrap().components;
+        assert!(components.is_empty() || is_claimed(directory.path()), "{components:?}");
+        for component in components {
             let _ = check(directory.path(), &component, &options);
             let _ = summary(directory.path(), &component, &options);
         }

@@ -1,7 +1,6 @@
 //! `strongroom backup restore`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
@@ -17,7 +16,7 @@ use super::targets::{confirm_places, finish_earlier, refuse_used, targets};
 use crate::archive::SectionName;
 use crate::backup::{
     self, Chain, Component, Details, Error, Extent, Known, Recovered, RestoreOutcome,
-    RestoreRequest, Target,
+    RestoreRequest, Selection, Target,
 };
 use crate::cli::Context;
 use crate::cli::events::Listeners;
@@ -72,14 +71,20 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
     let chosen = |section: &SectionName, path: &TreePath| {
         wanted.holds(section, path) && sections.contains(section)
     };
-    let is_device =
-        |kind| matches!(kind, EntryKind::BlockDevice | EntryKind::CharacterDevice) && !args.devices;
-    let select = |section: &SectionName, path: &TreePath, kind: EntryKind| {
-        chosen(section, path) && !is_device(kind)
+    let select = |section: &SectionName, path: &TreePath, _: EntryKind| chosen(section, path);
+    let selection = match wanted {
+        Wanted::All if sections.len() == chain.reader().metadata().sections.len() => {
+            Selection::Everything
+        }
+        _ => Selection::Some(&select),
     };
     check_parts(&wanted, &chain, &details, &interrupt, context)?;
     backup::refuse_to_replace_backups(&chain, &targets)?;
     if args.dry_run {
+        let is_device = |kind| matches!(kind, EntryKind::BlockDevice | EntryKind::CharacterDevice);
+        let select = |section: &SectionName, path: &TreePath, kind: EntryKind| {
+            chosen(section, path) && (args.devices || !is_device(kind))
+        };
         return dry_run(args, &chain, &targets, &select, &interrupt, context);
     }
     confirm_places(args, &chain, &targets, context)?;
@@ -91,21 +96,15 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
         backup::refuse_to_replace_backups(&chain, &targets)?;
         refuse_used(args, &targets)?;
     }
-    let devices = AtomicU64::new(0);
     let total = {
         let quiet = Bar::new(context, "looking at the backup", None);
-        let counted = |section: &SectionName, path: &TreePath, kind: EntryKind| {
-            let device = is_device(kind) && chosen(section, path);
-            devices.fetch_add(u64::from(device), Ordering::Relaxed);
-            select(section, path, kind)
-        };
-        chain.measure(&counted, interrupt.control(&quiet))?.bytes
+        chain.bytes(selection, interrupt.control(&quiet))?
     };
     let bar = Bar::new(context, "restoring", Some(total));
     let request = RestoreRequest {
         chain: &chain,
         targets: &targets,
-        select: &select,
+        selection,
         replace: true,
         devices: args.devices,
         check_stores: !args.no_check,
@@ -145,7 +144,7 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
     };
     let brought = bring_back(profile, &details, &targets, args.force, context);
     let told = Told { safety: safety.as_deref(), servers: brought.as_deref().ok(), recovered };
-    let devices = devices.into_inner();
+    let devices = outcome.restored.devices;
     if devices > 0 {
         context.output.warn(format!("{devices} device files were left out; --devices makes them"));
     }

@@ -28,9 +28,12 @@ use super::report::Findings;
 use super::source::{Source, has_content, is_file};
 use super::{CheckReport, Error, LiveState, Outcome, StoreKind, Summary};
 
+/// The file that names the log of versions.
+pub(super) const CURRENT: &str = "CURRENT";
+
 /// The log of versions that `CURRENT` names, if there is one.
 pub(super) fn manifest(directory: &Path) -> Result<Option<PathBuf>, Error> {
-    let Some(current) = Source::open_if_there(&directory.join("CURRENT")).ok().flatten() else {
+    let Some(current) = Source::open_if_there(&directory.join(CURRENT)).ok().flatten() else {
         return Ok(None);
     };
     let head = current.head(64)?;
