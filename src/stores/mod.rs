@@ -6,6 +6,7 @@
 //! facts to compare before and after a copy, [`open_files()`] tells which processes are in the way,
 //! [`copy_live`] copies stores that are in use.
 
+mod ahead;
 mod chroma;
 mod duckdb;
 mod error;

@@ -1,10 +1,10 @@
 //! Owns the finding of stores in a tree: which kind, which files, how last closed.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::DirEntry;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use super::ahead::{Ahead, Content, Looked, Seen, check, side_by_side};
 use super::marks::{self, HEAD, Mark, SAMPLE};
 use super::source::{Source, is_file};
 use super::sqlite::with_suffix;
@@ -13,19 +13,11 @@ use super::{
     rocksdb, sqlite,
 };
 
-/// How many threads look at files or directories side by side: what takes time is the disk, which
-/// serves many at once.
-const READERS: usize = 16;
-/// How many files each looks at at least, and how many are listed before that.
-const PART: usize = 16;
+/// How many files of a directory that has many are listed before they are looked at.
 const BATCH: usize = 4096;
-/// How many directories are looked at together ahead of their turn. One with more files than all
-/// threads take at once is listed only when it is its turn.
-const WAVE: usize = 256;
-const FEW: usize = READERS * PART;
 
 /// A store with absolute paths.
-struct Found {
+pub(super) struct Found {
     kind: StoreKind,
     path: PathBuf,
     files: Vec<PathBuf>,
@@ -42,183 +34,20 @@ pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
         scanner.take(root, seen.found);
         return scanner.finish();
     }
-    let mut directories = vec![root.to_path_buf()];
-    let mut ahead = Ahead { cancelled, unseen: directories.clone(), looked: HashMap::new() };
-    while let Some(directory) = directories.pop() {
-        let looked = ahead.take(&directory)?;
-        match scanner.directory(&directory, looked, &mut directories, &mut ahead) {
-            Ok(()) => {}
-            Err(error) if directory == root => return Err(error),
-            Err(error @ Error::Cancelled { .. }) => return Err(error),
-            Err(error) => scanner.scan.unreadable.push(error),
-        }
-    }
-    scanner.finish()
-}
-
-/// Whether to go on, asked before each file and directory.
-fn check(cancelled: &AtomicBool, path: &Path) -> Result<(), Error> {
-    if cancelled.load(Ordering::Relaxed) {
-        return Err(Error::Cancelled { path: path.to_path_buf() });
-    }
-    Ok(())
-}
-
-/// A directory that was looked at.
-struct Looked {
-    /// The store that it is by itself, and whether everything in it is.
-    store: Result<Option<(Found, bool)>, Error>,
-    /// What is in it; `None` where that does not matter, or is too much.
-    content: Option<Content>,
-}
-
-/// What is in a directory.
-#[derive(Default)]
-struct Content {
-    entries: u64,
-    bytes: u64,
-    below: Vec<PathBuf>,
-    files: Vec<PathBuf>,
-    unreadable: Vec<Error>,
-    /// Why not all of it was listed.
-    failed: Option<Error>,
-    /// What a look at the files found.
-    found: Vec<(PathBuf, Result<Found, Error>)>,
-}
-
-/// Directories looked at before it is their turn, many at once. What is found is taken in the order
-/// of their turns all the same: what is part of a store depends on what came before.
-struct Ahead<'a> {
-    cancelled: &'a AtomicBool,
-    /// Those to be looked at, the next one last.
-    unseen: Vec<PathBuf>,
-    looked: HashMap<PathBuf, Looked>,
-}
-
-impl Ahead<'_> {
-    /// What a directory is; those whose turns come soon are looked at with it.
-    fn take(&mut self, directory: &Path) -> Result<Looked, Error> {
-        loop {
-            check(self.cancelled, directory)?;
-            if let Some(looked) = self.looked.remove(directory) {
-                return Ok(looked);
-            }
-            if self.unseen.is_empty() {
-                self.unseen.push(directory.to_path_buf());
-            }
-            self.look();
-        }
-    }
-
-    fn look(&mut self) {
-        let wave = self.unseen.split_off(self.unseen.len().saturating_sub(WAVE));
-        // What is left out once nobody wants it any more is noticed by who asks for it.
-        let mut looked = side_by_side(&wave, 1, |directory| Looked::at(directory, self.cancelled));
-        let mut files = Vec::new();
-        for (number, content) in looked.iter_mut().map(|one| one.content.as_mut()).enumerate() {
-            let Some(content) = content else { continue };
-            files.extend(content.files.drain(..).map(|file| (number, file)));
-            self.unseen.extend_from_slice(&content.below);
-        }
-        let found = side_by_side(&files, PART, |(_, file)| Seen::at(file, self.cancelled));
-        for ((number, file), seen) in files.into_iter().zip(found) {
-            if let Some(content) = looked.get_mut(number).and_then(|one| one.content.as_mut()) {
-                content.saw(file, seen);
-            }
-        }
-        self.looked.extend(wave.into_iter().zip(looked));
-    }
-}
-
-/// A file that was looked at.
-struct Seen {
-    length: u64,
-    found: Result<Option<Found>, Error>,
-}
-
-impl Seen {
-    fn at(file: &Path, cancelled: &AtomicBool) -> Self {
-        let mut length = 0;
-        let found = check(cancelled, file).and_then(|()| file_store(file, &mut length));
-        Self { length, found }
-    }
-}
-
-impl Looked {
-    fn at(directory: &Path, cancelled: &AtomicBool) -> Self {
-        let store =
-            check(cancelled, directory).and_then(|()| directory_store(directory, cancelled));
-        let content = match &store {
-            Ok(Some((_, true))) | Err(Error::Cancelled { .. }) => None,
-            _ => Content::of(directory),
-        };
-        Self { store, content }
-    }
-}
-
-impl Content {
-    /// Lists a directory; `None` where it has many files.
-    fn of(directory: &Path) -> Option<Self> {
-        let mut content = Self::default();
-        let failed = |error| Some(Error::io(directory, "list", error));
-        match std::fs::read_dir(directory) {
-            Ok(entries) => {
-                for entry in entries {
-                    match entry {
-                        Ok(entry) => content.add(&entry),
-                        Err(error) => {
-                            content.failed = failed(error);
-                            break;
-                        }
-                    }
-                    if content.files.len() > FEW {
-                        return None;
-                    }
-                }
-            }
-            Err(error) => content.failed = failed(error),
-        }
-        Some(content)
-    }
-
-    fn saw(&mut self, file: PathBuf, seen: Seen) {
-        self.bytes = self.bytes.saturating_add(seen.length);
-        if let Some(found) = seen.found.transpose() {
-            self.found.push((file, found));
-        }
-    }
-
-    fn add(&mut self, entry: &DirEntry) {
-        self.entries += 1;
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => self.below.push(entry.path()),
-            Ok(kind) if kind.is_file() => self.files.push(entry.path()),
-            Ok(_) => {}
-            Err(error) => self.unreadable.push(Error::io(entry.path(), "look at", error)),
-        }
-    }
-}
-
-/// Looks at all of them, several threads at `part` each or more; what came of it, in their order.
-fn side_by_side<T: Sync, R: Send>(
-    items: &[T],
-    part: usize,
-    look: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
-    if items.len() <= part {
-        return items.iter().map(look).collect();
-    }
-    let part = items.len().div_ceil(READERS).max(part);
+    let ahead = Ahead::new(root, cancelled);
     std::thread::scope(|scope| {
-        let look = &look;
-        let readers: Vec<_> = items
-            .chunks(part)
-            .map(|items| scope.spawn(move || items.iter().map(look).collect::<Vec<_>>()))
-            .collect();
-        let results = readers
-            .into_iter()
-            .map(|reader| reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        results.flatten().collect()
+        let _end = ahead.begin(scope);
+        let mut directories = vec![root.to_path_buf()];
+        while let Some(directory) = directories.pop() {
+            let looked = ahead.take(&directory)?;
+            match scanner.directory(&directory, looked, &mut directories, &ahead) {
+                Ok(()) => {}
+                Err(error) if directory == root => return Err(error),
+                Err(error @ Error::Cancelled { .. }) => return Err(error),
+                Err(error) => scanner.scan.unreadable.push(error),
+            }
+        }
+        scanner.finish()
     })
 }
 
@@ -243,7 +72,7 @@ impl Scanner<'_> {
         directory: &Path,
         looked: Looked,
         below: &mut Vec<PathBuf>,
-        ahead: &mut Ahead<'_>,
+        ahead: &Ahead<'_>,
     ) -> Result<(), Error> {
         if self.claimed.contains(directory) {
             return Ok(());
@@ -281,15 +110,15 @@ impl Scanner<'_> {
         &mut self,
         mut batch: Content,
         below: &mut Vec<PathBuf>,
-        ahead: &mut Ahead<'_>,
+        ahead: &Ahead<'_>,
     ) -> Result<(), Error> {
         let files = std::mem::take(&mut batch.files);
-        let seen = side_by_side(&files, PART, |file| Seen::at(file, self.cancelled));
+        let seen = side_by_side(&files, |file| Seen::at(file, self.cancelled));
         check(self.cancelled, self.root)?;
         for (file, seen) in files.into_iter().zip(seen) {
             batch.saw(file, seen);
         }
-        ahead.unseen.extend_from_slice(&batch.below);
+        ahead.add(&batch.below);
         self.content(batch, below)
     }
 
@@ -335,7 +164,7 @@ impl Scanner<'_> {
 }
 
 /// A directory that is a store, and whether everything in it is.
-fn directory_store(
+pub(super) fn directory_store(
     directory: &Path,
     cancelled: &AtomicBool,
 ) -> Result<Option<(Found, bool)>, Error> {
@@ -378,7 +207,7 @@ fn all_files(directory: &Path, cancelled: &AtomicBool) -> Result<Vec<PathBuf>, E
 }
 
 /// A file that is a store, with what belongs to it. Its length is told in any case.
-fn file_store(path: &Path, length: &mut u64) -> Result<Option<Found>, Error> {
+pub(super) fn file_store(path: &Path, length: &mut u64) -> Result<Option<Found>, Error> {
     let Some(source) = Source::open_if_there(path)? else { return Ok(None) };
     *length = source.length();
     let mut head = [0; HEAD];
