@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use zstd::zstd_safe::CParameter;
 
+use super::buffer::Buffer;
 use crate::format::archive::Compression;
 
 /// Bytes of a frame (gzip, LZ4).
@@ -41,7 +42,7 @@ pub(super) struct Compressor<W: Write> {
     /// `None` where nothing is compressed.
     jobs: Option<Sender<Job>>,
     /// Bytes that follow, and how many they are.
-    chunk: Vec<u8>,
+    chunk: Buffer,
     filled: usize,
     chunk_len: usize,
     pending: VecDeque<Pending>,
@@ -60,7 +61,7 @@ pub(super) struct Cut(usize);
 /// Bytes, as many as are filled, and room for what they are compressed to.
 #[derive(Default)]
 struct Chunk {
-    plain: Vec<u8>,
+    plain: Buffer,
     filled: usize,
     compressed: Vec<u8>,
 }
@@ -95,7 +96,7 @@ impl<W: Write> Compressor<W> {
             output,
             count: 0,
             jobs: Some(jobs).filter(|_| compression != Compression::None),
-            chunk: Vec::new(),
+            chunk: Buffer::default(),
             filled: 0,
             chunk_len: chunk_len(compression, level),
             pending: VecDeque::new(),
@@ -137,7 +138,7 @@ impl<W: Write> Compressor<W> {
     /// [`Self::advance`]. Spares what can be read right here a copy.
     pub(super) fn room(&mut self, wanted: usize) -> &mut [u8] {
         if self.chunk.is_empty() {
-            self.chunk = vec![0; self.chunk_len];
+            self.chunk = Buffer::new(self.chunk_len);
         }
         let end = self.chunk_len.min(self.filled.saturating_add(wanted));
         &mut self.chunk[self.filled..end]

@@ -1,8 +1,11 @@
 //! Decompresses zstd frame by frame, where each says how long it is: straight to where its bytes are
-//! wanted, without the window that a stream is decompressed through.
+//! wanted, without the window that a stream is decompressed through, and side by side.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Chain, Cursor, Read};
+use std::num::NonZeroUsize;
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use zstd::bulk::Decompressor;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{compress_bound, find_frame_compressed_size, get_frame_content_size};
@@ -15,25 +18,78 @@ const WHOLE_MAX: usize = 8 << 20;
 /// Longest header of a frame.
 const HEADER_MAX: usize = 18;
 
+/// Threads that decompress at most: each holds a frame, compressed and not.
+const THREADS_MAX: usize = 4;
+
 type Rest = Chain<Cursor<Vec<u8>>, Ahead>;
+
+/// A frame to be decompressed.
+struct Job {
+    frame: Vec<u8>,
+    /// How long it is decompressed.
+    content: usize,
+    /// Where its bytes go.
+    into: Vec<u8>,
+    answer: Sender<io::Result<Done>>,
+}
+
+/// A frame and what it was decompressed to.
+struct Done {
+    frame: Vec<u8>,
+    bytes: Vec<u8>,
+}
 
 /// A sequence of zstd frames.
 pub(super) struct ZstdFrames {
     /// The compressed bytes; `None` once they are streamed.
     input: Option<Ahead>,
-    /// Those of them that were read, and not decompressed yet.
+    /// Those of them that were read, and not taken for a frame yet.
     read: Vec<u8>,
-    decompressor: Decompressor<'static>,
+    jobs: Sender<Job>,
+    /// Frames being decompressed, in their order, and how many there may be.
+    pending: VecDeque<Receiver<io::Result<Done>>>,
+    limit: usize,
+    /// For what is read next, instead of new memory.
+    spare: Vec<u8>,
     streamed: Option<Filled<Decoder<'static, Rest>>>,
 }
 
 impl ZstdFrames {
     /// Buffers on their way: few, as each is a frame.
-    pub(super) const IN_FLIGHT: usize = 2;
+    pub(super) const IN_FLIGHT: usize = 1;
 
-    pub(super) fn new(input: Ahead) -> io::Result<Self> {
-        let decompressor = Decompressor::new()?;
-        Ok(Self { input: Some(input), read: Vec::new(), decompressor, streamed: None })
+    pub(super) fn new(input: Ahead) -> Self {
+        let (jobs, queue) = unbounded();
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = threads.clamp(1, THREADS_MAX);
+        for _ in 0..threads {
+            let queue = queue.clone();
+            // They end when the queue does, which this value holds.
+            std::thread::spawn(move || work(&queue));
+        }
+        Self {
+            input: Some(input),
+            read: Vec::new(),
+            jobs,
+            pending: VecDeque::new(),
+            limit: threads,
+            spare: Vec::new(),
+            streamed: None,
+        }
+    }
+
+    /// Hands on the next frame; whether there is one that is decompressed whole.
+    fn submit(&mut self, into: Vec<u8>) -> io::Result<bool> {
+        let Some((compressed, content)) = self.next_frame()? else { return Ok(false) };
+        let mut next = std::mem::take(&mut self.spare);
+        next.clear();
+        next.extend_from_slice(self.read.get(compressed..).unwrap_or_default());
+        self.read.truncate(compressed);
+        let frame = std::mem::replace(&mut self.read, next);
+        let (answer, wait) = bounded(1);
+        self.jobs.send(Job { frame, content, into, answer }).map_err(|_| failed())?;
+        self.pending.push_back(wait);
+        Ok(true)
     }
 
     /// Reads more of the input; whether there was any.
@@ -73,27 +129,56 @@ impl ZstdFrames {
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             self.streamed = Some(Filled(decoder));
         }
-        self.streamed.as_mut().ok_or_else(|| io::Error::other("the decompression failed before"))
+        self.streamed.as_mut().ok_or_else(failed)
     }
+}
+
+/// What a thread does that decompresses.
+fn work(jobs: &Receiver<Job>) {
+    let mut decompressor = Decompressor::new();
+    for Job { frame, content, into, answer } in jobs {
+        let done = match &mut decompressor {
+            Ok(decompressor) => {
+                decompress(decompressor, &frame, content, into).map(|bytes| Done { frame, bytes })
+            }
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        // Nobody waits for it any more: then it is not wanted.
+        let _ = answer.send(done);
+    }
+}
+
+fn decompress(
+    decompressor: &mut Decompressor<'_>,
+    frame: &[u8],
+    content: usize,
+    mut into: Vec<u8>,
+) -> io::Result<Vec<u8>> {
+    into.clear();
+    into.reserve(content);
+    match decompressor.decompress_to_buffer(frame, &mut into)? {
+        count if count == content => Ok(into),
+        _ => Err(io::Error::other("a frame is not as long as it says")),
+    }
+}
+
+fn failed() -> io::Error {
+    io::Error::other("the decompression failed before")
 }
 
 impl Pieces for ZstdFrames {
     fn next(&mut self, mut spare: Vec<u8>) -> io::Result<Piece> {
-        let Some((compressed, content)) = self.next_frame()? else {
-            if self.read.is_empty() && self.streamed.is_none() {
-                return Ok((spare, 0..0));
-            }
-            return self.stream()?.next(spare);
-        };
-        spare.clear();
-        spare.reserve(content);
-        let frame = self.read.get(..compressed).unwrap_or_default();
-        let count = self.decompressor.decompress_to_buffer(frame, &mut spare)?;
-        if count != content {
-            return Err(io::Error::other("a frame is not as long as it says"));
+        while self.pending.len() < self.limit && self.submit(std::mem::take(&mut spare))? {}
+        if let Some(next) = self.pending.pop_front() {
+            let Done { frame, bytes } = next.recv().map_err(|_| failed())??;
+            self.spare = frame;
+            let length = bytes.len();
+            return Ok((bytes, 0..length));
         }
-        self.read.drain(..compressed);
-        Ok((spare, 0..count))
+        if self.read.is_empty() && self.streamed.is_none() {
+            return Ok((spare, 0..0));
+        }
+        self.stream()?.next(spare)
     }
 }
 
@@ -105,7 +190,7 @@ mod tests {
     fn frames(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2);
         let mut output = Vec::new();
-        Ahead::new(ZstdFrames::new(input)?, ZstdFrames::IN_FLIGHT).read_to_end(&mut output)?;
+        Ahead::new(ZstdFrames::new(input), ZstdFrames::IN_FLIGHT).read_to_end(&mut output)?;
         Ok(output)
     }
 

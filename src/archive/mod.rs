@@ -9,6 +9,7 @@
 //! [`PendingArchive::reader`], [`PendingArchive::publish`]. To read one: [`ArchiveReader::open`]
 //! with a [`Keyring`].
 
+mod buffer;
 mod compress;
 mod error;
 mod extract;

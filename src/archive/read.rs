@@ -250,10 +250,7 @@ impl ArchiveReader {
     ) -> Result<(Passed, Extracted)> {
         let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT);
         let tar = match self.compression {
-            Compression::Zstd => {
-                let frames = ZstdFrames::new(opened).map_err(Error::from_io)?;
-                Ahead::new(frames, ZstdFrames::IN_FLIGHT)
-            }
+            Compression::Zstd => Ahead::new(ZstdFrames::new(opened), ZstdFrames::IN_FLIGHT),
             other => {
                 let tar = decompressor(opened, other).map_err(Error::from_io)?;
                 Ahead::new(Filled(tar), IN_FLIGHT)
