@@ -23,6 +23,14 @@ impl Buffer {
             Err(_) => Self::Heap(vec![0; length]),
         }
     }
+
+    /// The bytes of one that is a vector; an empty one else.
+    pub(super) fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Pages(_) => Vec::new(),
+            Self::Heap(bytes) => bytes,
+        }
+    }
 }
 
 impl Default for Buffer {

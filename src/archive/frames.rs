@@ -10,6 +10,7 @@ use zstd::bulk::Decompressor;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{compress_bound, find_frame_compressed_size, get_frame_content_size};
 
+use super::buffer::Buffer;
 use super::compress::ZSTD_WINDOW_LOG_MAX;
 use super::pipe::{Ahead, Filled, Piece, Pieces};
 
@@ -29,14 +30,15 @@ struct Job {
     /// How long it is decompressed.
     content: usize,
     /// Where its bytes go.
-    into: Vec<u8>,
+    into: Buffer,
     answer: Sender<io::Result<Done>>,
 }
 
 /// A frame and what it was decompressed to.
 struct Done {
     frame: Vec<u8>,
-    bytes: Vec<u8>,
+    bytes: Buffer,
+    length: usize,
 }
 
 /// A sequence of zstd frames.
@@ -79,7 +81,7 @@ impl ZstdFrames {
     }
 
     /// Hands on the next frame; whether there is one that is decompressed whole.
-    fn submit(&mut self, into: Vec<u8>) -> io::Result<bool> {
+    fn submit(&mut self, into: Buffer) -> io::Result<bool> {
         let Some((compressed, content)) = self.next_frame()? else { return Ok(false) };
         let mut next = std::mem::take(&mut self.spare);
         next.clear();
@@ -137,12 +139,12 @@ impl ZstdFrames {
 fn work(jobs: &Receiver<Job>) {
     let mut decompressor = Decompressor::new();
     for Job { frame, content, into, answer } in jobs {
-        let done = match &mut decompressor {
-            Ok(decompressor) => {
-                decompress(decompressor, &frame, content, into).map(|bytes| Done { frame, bytes })
-            }
-            Err(error) => Err(io::Error::other(error.to_string())),
-        };
+        let done =
+            match &mut decompressor {
+                Ok(decompressor) => decompress(decompressor, &frame, content, into)
+                    .map(|bytes| Done { frame, bytes, length: content }),
+                Err(error) => Err(io::Error::other(error.to_string())),
+            };
         // Nobody waits for it any more: then it is not wanted.
         let _ = answer.send(done);
     }
@@ -152,11 +154,12 @@ fn decompress(
     decompressor: &mut Decompressor<'_>,
     frame: &[u8],
     content: usize,
-    mut into: Vec<u8>,
-) -> io::Result<Vec<u8>> {
-    into.clear();
-    into.reserve(content);
-    match decompressor.decompress_to_buffer(frame, &mut into)? {
+    mut into: Buffer,
+) -> io::Result<Buffer> {
+    if into.len() < content {
+        into = Buffer::new(content);
+    }
+    match decompressor.decompress_to_buffer(frame, &mut into[..content])? {
         count if count == content => Ok(into),
         _ => Err(io::Error::other("a frame is not as long as it says")),
     }
@@ -167,12 +170,11 @@ fn failed() -> io::Error {
 }
 
 impl Pieces for ZstdFrames {
-    fn next(&mut self, mut spare: Vec<u8>) -> io::Result<Piece> {
+    fn next(&mut self, mut spare: Buffer) -> io::Result<Piece> {
         while self.pending.len() < self.limit && self.submit(std::mem::take(&mut spare))? {}
         if let Some(next) = self.pending.pop_front() {
-            let Done { frame, bytes } = next.recv().map_err(|_| failed())??;
+            let Done { frame, bytes, length } = next.recv().map_err(|_| failed())??;
             self.spare = frame;
-            let length = bytes.len();
             return Ok((bytes, 0..length));
         }
         if self.read.is_empty() && self.streamed.is_none() {

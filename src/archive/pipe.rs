@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use sha2::{Digest as _, Sha256};
 
+use super::buffer::Buffer;
 use super::error::{Error, Result};
 use crate::crypto::{SegmentCipher, TAG_LEN};
 use crate::format::archive::SegmentLayout;
@@ -314,20 +315,21 @@ impl Read for Range {
 }
 
 /// A buffer, and where in it the bytes are.
-pub(super) type Piece = (Vec<u8>, std::ops::Range<usize>);
+pub(super) type Piece = (Buffer, std::ops::Range<usize>);
 
 /// What is read ahead: bytes, in buffers of any length.
 pub(super) trait Pieces: Send {
     /// The next bytes, and where in the buffer they are: none at the end. `spare` may be used for
     /// them.
-    fn next(&mut self, spare: Vec<u8>) -> io::Result<Piece>;
+    fn next(&mut self, spare: Buffer) -> io::Result<Piece>;
 }
 
 /// What is opened is handed on as it is.
 impl Pieces for Range {
-    fn next(&mut self, mut spare: Vec<u8>) -> io::Result<Piece> {
+    fn next(&mut self, spare: Buffer) -> io::Result<Piece> {
+        let mut spare = spare.into_vec();
         if self.at >= self.end {
-            return Ok((spare, 0..0));
+            return Ok((Buffer::Heap(spare), 0..0));
         }
         let piece_len = self.input.piece_len();
         let from = usize::try_from(self.at % piece_len).unwrap_or(usize::MAX);
@@ -335,7 +337,7 @@ impl Pieces for Range {
         let wanted = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let count = spare.len().saturating_sub(from).min(wanted);
         self.at += count as u64;
-        Ok((spare, from..from + count))
+        Ok((Buffer::Heap(spare), from..from + count))
     }
 }
 
@@ -343,7 +345,8 @@ impl Pieces for Range {
 pub(super) struct Filled<R>(pub(super) R);
 
 impl<R: Read + Send> Pieces for Filled<R> {
-    fn next(&mut self, mut spare: Vec<u8>) -> io::Result<Piece> {
+    fn next(&mut self, spare: Buffer) -> io::Result<Piece> {
+        let mut spare = spare.into_vec();
         spare.resize(PLAIN_BUFFER, 0);
         let mut filled = 0;
         while filled < spare.len() {
@@ -354,15 +357,15 @@ impl<R: Read + Send> Pieces for Filled<R> {
                 Err(error) => return Err(error),
             }
         }
-        Ok((spare, 0..filled))
+        Ok((Buffer::Heap(spare), 0..filled))
     }
 }
 
 /// Reads ahead in a thread of its own.
 pub(super) struct Ahead {
     receiver: Option<Receiver<io::Result<Piece>>>,
-    give_back: Sender<Vec<u8>>,
-    buffer: Vec<u8>,
+    give_back: Sender<Buffer>,
+    buffer: Buffer,
     at: std::ops::Range<usize>,
     thread: Option<JoinHandle<()>>,
 }
@@ -371,7 +374,7 @@ impl Ahead {
     /// Reads `input` to its end or its first error, at most so many buffers ahead.
     pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Self {
         let (sender, receiver) = bounded(in_flight);
-        let (give_back, empty): (Sender<Vec<u8>>, Receiver<Vec<u8>>) = bounded(in_flight);
+        let (give_back, empty): (Sender<Buffer>, Receiver<Buffer>) = bounded(in_flight);
         let thread = std::thread::spawn(move || {
             loop {
                 let read = input.next(empty.try_recv().unwrap_or_default());
@@ -381,7 +384,7 @@ impl Ahead {
                 }
             }
         });
-        let (buffer, at) = (Vec::new(), 0..0);
+        let (buffer, at) = (Buffer::default(), 0..0);
         Self { receiver: Some(receiver), give_back, buffer, at, thread: Some(thread) }
     }
 }
