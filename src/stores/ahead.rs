@@ -2,12 +2,13 @@
 //! the disk, which serves many, or the system, which has several processors. What is found is taken in
 //! the order of their turns all the same: what is part of a store depends on what came before.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Scope;
+use std::thread::{Builder, Scope};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -19,9 +20,10 @@ use super::scan::{Found, directory_store, file_store};
 const READERS: usize = 16;
 /// How many files each is given at least, of a directory that has many.
 const PART: usize = 16;
-/// A directory with more files is only listed when it is its turn: then all threads look at them.
-const FEW: usize = READERS * PART;
-/// How many directories are held that were looked at before their turn.
+/// A directory with more files is only listed when it is its turn, and several threads look at them:
+/// one with fewer is looked at by one thread.
+const FEW: usize = 8 * PART;
+/// No more directories are looked at before their turn when so many were.
 const AHEAD_MAX: usize = 4096;
 
 /// Whether to go on, asked before each file and directory.
@@ -63,7 +65,7 @@ pub(super) struct Seen {
     pub(super) found: Result<Option<Found>, Error>,
 }
 
-/// Directories looked at before it is their turn.
+/// Directories looked at before it is their turn: it comes in the order of their paths.
 pub(super) struct Ahead<'a> {
     cancelled: &'a AtomicBool,
     state: Mutex<State>,
@@ -74,8 +76,8 @@ pub(super) struct Ahead<'a> {
 }
 
 struct State {
-    /// Those to be looked at, the next one last.
-    unseen: Vec<PathBuf>,
+    /// Those to be looked at: who takes one takes the one whose turn comes first.
+    unseen: BinaryHeap<Reverse<PathBuf>>,
     being_looked_at: HashSet<PathBuf>,
     looked: HashMap<PathBuf, Looked>,
     /// Threads that wait for more.
@@ -98,7 +100,7 @@ impl Drop for End<'_> {
 impl<'a> Ahead<'a> {
     pub(super) fn new(root: &Path, cancelled: &'a AtomicBool) -> Self {
         let state = State {
-            unseen: vec![root.to_path_buf()],
+            unseen: BinaryHeap::from([Reverse(root.to_path_buf())]),
             being_looked_at: HashSet::new(),
             looked: HashMap::new(),
             idle: 0,
@@ -108,12 +110,15 @@ impl<'a> Ahead<'a> {
         Self { cancelled, state: Mutex::new(state), looked, wanted }
     }
 
-    /// Lets the threads begin.
+    /// Lets the threads begin, as many as the system gives: without any, all is looked at in its turn.
     pub(super) fn begin<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> End<'scope> {
+        let end = End(self);
         for _ in 0..READERS {
-            scope.spawn(|| self.work());
+            if Builder::new().spawn_scoped(scope, || self.work()).is_err() {
+                break;
+            }
         }
-        End(self)
+        end
     }
 
     /// What a directory is. One that nobody looks at yet is looked at here.
@@ -136,8 +141,9 @@ impl<'a> Ahead<'a> {
             }
             self.looked.wait(&mut state);
         }
-        if let Some(at) = state.unseen.iter().rposition(|unseen| unseen == directory) {
-            state.unseen.remove(at);
+        // Nothing comes before it: it is the first one, where it is there.
+        if state.unseen.peek().is_some_and(|Reverse(first)| first == directory) {
+            state.unseen.pop();
         }
         drop(state);
         let looked = Looked::at(directory, self.cancelled);
@@ -153,7 +159,7 @@ impl<'a> Ahead<'a> {
     }
 
     fn more(&self, state: &mut State, directories: &[PathBuf]) {
-        state.unseen.extend_from_slice(directories);
+        state.unseen.extend(directories.iter().cloned().map(Reverse));
         for _ in 0..state.idle.min(directories.len()) {
             self.wanted.notify_one();
         }
@@ -168,7 +174,7 @@ impl<'a> Ahead<'a> {
                     return;
                 }
                 let room = state.looked.len() < AHEAD_MAX;
-                if let Some(directory) = room.then(|| state.unseen.pop()).flatten() {
+                if let Some(Reverse(directory)) = room.then(|| state.unseen.pop()).flatten() {
                     break directory;
                 }
                 state.idle += 1;
@@ -268,7 +274,10 @@ impl Content {
                     self.files.push(path);
                 }
             }
-            Err(error) => self.unreadable.push(Error::io(entry.path(), "look at", error)),
+            Err(error) => {
+                self.named = true;
+                self.unreadable.push(Error::io(entry.path(), "look at", error));
+            }
         }
     }
 }
@@ -290,4 +299,44 @@ pub(super) fn side_by_side<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R
             .map(|reader| reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         results.flatten().collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The system may give no threads.
+    #[test]
+    fn what_nobody_looked_at_is_looked_at_in_its_turn() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+        std::fs::write(root.path().join("a/file"), "text").unwrap();
+        let never = AtomicBool::new(false);
+        let ahead = Ahead::new(root.path(), &never);
+        let content = |path: &Path| ahead.take(path).unwrap().content.unwrap();
+        assert_eq!(content(root.path()).below, [root.path().join("a")]);
+        let inner = content(&root.path().join("a"));
+        assert_eq!((inner.entries, inner.bytes, inner.below.len()), (2, 4, 1));
+        assert_eq!(content(&root.path().join("a/b")).entries, 0);
+        assert!(ahead.state.lock().unseen.is_empty());
+    }
+
+    /// Whoever stops does not wait for the rest.
+    #[test]
+    fn threads_end_with_who_wants_them() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..500 {
+            std::fs::create_dir(root.path().join(number.to_string())).unwrap();
+        }
+        let stop = AtomicBool::new(false);
+        let ahead = Ahead::new(root.path(), &stop);
+        std::thread::scope(|scope| {
+            let _end = ahead.begin(scope);
+            assert!(ahead.take(root.path()).is_ok());
+            stop.store(true, Ordering::Relaxed);
+            let next = ahead.take(&root.path().join("0"));
+            assert!(matches!(next, Err(Error::Cancelled { .. })));
+        });
+    }
 }

@@ -45,7 +45,10 @@ pub(super) fn may_be_of_store(length: u64, sample: &[u8]) -> bool {
 
 /// See [`super::is_name_of_store`].
 pub(super) fn is_name_of_store(name: &[u8]) -> bool {
-    [postgres::VERSION, neo4j::STORE, rocksdb::CURRENT].iter().any(|mark| mark.as_bytes() == name)
+    // Where names differ by more than their case, these are found by any.
+    [postgres::VERSION, neo4j::STORE, rocksdb::CURRENT]
+        .iter()
+        .any(|mark| name.eq_ignore_ascii_case(mark.as_bytes()))
 }
 
 /// Whether bytes are spread as evenly as random ones. Compressed files begin with a mark and tables

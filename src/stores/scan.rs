@@ -1,6 +1,7 @@
 //! Owns the finding of stores in a tree: which kind, which files, how last closed.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -37,8 +38,8 @@ pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
     let ahead = Ahead::new(root, cancelled);
     std::thread::scope(|scope| {
         let _end = ahead.begin(scope);
-        let mut directories = vec![root.to_path_buf()];
-        while let Some(directory) = directories.pop() {
+        let mut directories = BinaryHeap::from([Reverse(root.to_path_buf())]);
+        while let Some(Reverse(directory)) = directories.pop() {
             let looked = ahead.take(&directory)?;
             match scanner.directory(&directory, looked, &mut directories, &ahead) {
                 Ok(()) => {}
@@ -71,7 +72,7 @@ impl Scanner<'_> {
         &mut self,
         directory: &Path,
         looked: Looked,
-        below: &mut Vec<PathBuf>,
+        below: &mut BinaryHeap<Reverse<PathBuf>>,
         ahead: &Ahead<'_>,
     ) -> Result<(), Error> {
         if self.claimed.contains(directory) {
@@ -109,7 +110,7 @@ impl Scanner<'_> {
     fn batch(
         &mut self,
         mut batch: Content,
-        below: &mut Vec<PathBuf>,
+        below: &mut BinaryHeap<Reverse<PathBuf>>,
         ahead: &Ahead<'_>,
     ) -> Result<(), Error> {
         let files = std::mem::take(&mut batch.files);
@@ -122,10 +123,14 @@ impl Scanner<'_> {
         self.content(batch, below)
     }
 
-    fn content(&mut self, content: Content, below: &mut Vec<PathBuf>) -> Result<(), Error> {
+    fn content(
+        &mut self,
+        content: Content,
+        below: &mut BinaryHeap<Reverse<PathBuf>>,
+    ) -> Result<(), Error> {
         self.scan.entries += content.entries;
         self.scan.bytes = self.scan.bytes.saturating_add(content.bytes);
-        below.extend(content.below);
+        below.extend(content.below.into_iter().map(Reverse));
         self.scan.unreadable.extend(content.unreadable);
         for (path, found) in content.found {
             self.take(&path, found.map(Some));

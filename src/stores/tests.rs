@@ -687,6 +687,25 @@ fn a_search_can_be_stopped() {
     assert!(scan_until(root.path(), &AtomicBool::new(false)).is_ok());
 }
 
+/// More directories than are looked at ahead.
+#[test]
+fn stores_are_found_behind_thousands_of_directories() {
+    let root = tempfile::tempdir().unwrap();
+    let mut directories = 1;
+    for part in ["a", "b/c", "d"] {
+        for number in 0..1700 {
+            fs::create_dir_all(root.path().join(format!("{part}/{number}/in"))).unwrap();
+        }
+        directories += part.split('/').count() + 2 * 1700;
+    }
+    for path in ["a/0/in/first.db", "b/c/1699/in/second.db", "d/99/third.db"] {
+        database(&root.path().join(path));
+    }
+    let scan = scan(root.path()).unwrap();
+    assert_eq!((scan.components.len(), scan.unreadable.len()), (3, 0));
+    assert_eq!(usize::try_from(scan.entries).unwrap(), directories - 1 + 3);
+}
+
 /// Directories are looked at ahead of their turn, and those with many files in parts.
 #[test]
 fn stores_are_found_among_many_directories() {
