@@ -331,11 +331,10 @@ impl Sink for Extractor<'_, '_> {
         section: &SectionName,
         first: &TreePath,
         path: &TreePath,
+        kind: EntryKind,
     ) -> Result<()> {
-        let Some(target) = self.wanted(section, path, EntryKind::Regular)? else {
-            return Ok(());
-        };
-        if !(self.options.select)(section, first, EntryKind::Regular) {
+        let Some(target) = self.wanted(section, path, kind)? else { return Ok(()) };
+        if !(self.options.select)(section, first, kind) {
             return Err(Error::malformed(format!(
                 "it is another name of {first}, which was not selected with it"
             )));

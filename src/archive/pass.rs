@@ -123,8 +123,8 @@ struct Pass<'a, R> {
     /// The last entry's path there.
     last: Option<TreePath>,
     directories: Vec<TreePath>,
-    /// By the digest of its first name, how many names of a file may still come.
-    links: HashMap<[u8; 16], u64>,
+    /// By the digest of its first name, how many names of what may still come.
+    links: HashMap<[u8; 16], (u64, EntryKind)>,
     pending: VecDeque<Pending>,
     amount: Amount,
     lines: Lines,
@@ -192,8 +192,8 @@ impl<R: BufRead> Pass<'_, R> {
         let RawEntry { kind, links, sparse, .. } = entry;
         let what = match kind {
             RawKind::HardLink(target) => {
-                let first = self.link_target(&section, &target)?;
-                sink.hard_link(&section, &first, &path)?;
+                let (first, kind) = self.link_target(&section, &target)?;
+                sink.hard_link(&section, &first, &path, kind)?;
                 What::HardLink(first)
             }
             RawKind::Entry(metadata) => match metadata.kind {
@@ -203,13 +203,13 @@ impl<R: BufRead> Pass<'_, R> {
                     What::Entry(metadata)
                 }
                 EntryKind::Regular => {
-                    self.may_be_linked(&path, links)?;
+                    self.may_be_linked(&path, links, metadata.kind)?;
                     let content =
                         self.content(&section, &path, &metadata, sparse, links > 1, sink)?;
                     What::File(metadata, content)
                 }
                 _ => {
-                    self.may_be_linked(&path, links)?;
+                    self.may_be_linked(&path, links, metadata.kind)?;
                     check_target(&metadata)?;
                     sink.special(&section, &path, &metadata)?;
                     What::Entry(metadata)
@@ -282,28 +282,34 @@ impl<R: BufRead> Pass<'_, R> {
         Ok(())
     }
 
-    fn may_be_linked(&mut self, path: &TreePath, links: u64) -> Result<()> {
+    fn may_be_linked(&mut self, path: &TreePath, links: u64, kind: EntryKind) -> Result<()> {
         if links > 1 {
             if self.links.len() >= LINKS_MAX {
                 return Err(Error::malformed("too many files have names still to come"));
             }
-            self.links.insert(short_hash(path), links - 1);
+            self.links.insert(short_hash(path), (links - 1, kind));
         }
         Ok(())
     }
 
-    fn link_target(&mut self, section: &SectionName, target: &[u8]) -> Result<TreePath> {
+    /// The first name of what a hard link is another name of, and its kind.
+    fn link_target(
+        &mut self,
+        section: &SectionName,
+        target: &[u8],
+    ) -> Result<(TreePath, EntryKind)> {
         let (of, first) = self.place(target)?;
         let key = short_hash(&first);
         let left = self.links.get_mut(&key).filter(|_| of == *section);
-        let Some(left) = left else {
+        let Some((left, kind)) = left else {
             return Err(Error::malformed("it is a hard link to something that is not there"));
         };
+        let kind = *kind;
         *left -= 1;
         if *left == 0 {
             self.links.remove(&key);
         }
-        Ok(first)
+        Ok((first, kind))
     }
 
     fn content(

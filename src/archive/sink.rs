@@ -2,7 +2,7 @@
 
 use super::error::Result;
 use super::metadata::{IndexEntry, SectionName};
-use crate::tree::{ContentWriter, Digest, Metadata, TreePath};
+use crate::tree::{ContentWriter, Digest, EntryKind, Metadata, TreePath};
 
 /// Takes what a pass has checked.
 pub(super) trait Sink {
@@ -20,9 +20,14 @@ pub(super) trait Sink {
         metadata: &Metadata,
     ) -> Result<()>;
 
-    /// Another name of a file that came before.
-    fn hard_link(&mut self, section: &SectionName, first: &TreePath, path: &TreePath)
-    -> Result<()>;
+    /// Another name of what came before, of this kind.
+    fn hard_link(
+        &mut self,
+        section: &SectionName,
+        first: &TreePath,
+        path: &TreePath,
+        kind: EntryKind,
+    ) -> Result<()>;
 
     /// A file, whole. Its digest comes from [`Self::next_digest`]. With `at_once` the file must be
     /// there when this returns.

@@ -216,15 +216,16 @@ impl<'a> Chain<'a> {
         control: Control<'_>,
     ) -> Result<Restored> {
         // Another name of a file is made of its first one, which then goes again.
+        let left_out = |kind| !devices && is_device(kind);
+        let select_what_is_made = |section: &SectionName, path: &TreePath, kind: EntryKind| {
+            !left_out(kind) && selection.holds(section, path, kind)
+        };
         let borrowed = match selection {
             Selection::Everything => HashMap::new(),
-            Selection::Some(select) => self.first_names(targets, select, control)?,
+            Selection::Some(_) => self.first_names(targets, &select_what_is_made, control)?,
         };
-        let left_out = |kind| !devices && is_device(kind);
         let select_more = |section: &SectionName, path: &TreePath, kind: EntryKind| {
-            !left_out(kind)
-                && (selection.holds(section, path, kind)
-                    || borrowed.contains_key(&key(section, path)))
+            select_what_is_made(section, path, kind) || borrowed.contains_key(&key(section, path))
         };
         let options = ExtractOptions { targets, select: &select_more, devices };
         let (mut rest, mut devices_left) = (Rest::default(), 0);

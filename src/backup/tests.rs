@@ -1,5 +1,5 @@
 //! Whole backups: made, chained, restored, damaged.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::archive::{ArchiveKind, Control, KeySet, Keyring, SectionName, WriteOptions};
 use crate::crypto::{Argon2Parameters, Passphrase, Secret};
-use crate::tree::sample::{fill, path};
+use crate::tree::sample::{fill, is_root, path};
 use crate::tree::{CompareOptions, EntryKind, LocalTree, Timestamp, TreePath, TreeWriter, compare};
 
 fn secret() -> Secret {
@@ -446,6 +446,40 @@ fn stores_of_every_kind_are_checked() {
     }
     sparse.set_len(dense.len() as u64).unwrap();
     assert_eq!(found(&mut room), ["sparse.db SQLite"]);
+}
+
+/// Left out with every name that they have.
+#[test]
+fn devices_of_several_names_are_left_out() {
+    if !is_root() {
+        eprintln!("not run: device files are made by root alone");
+        return;
+    }
+    let mut room = Room::new();
+    let source = room.source();
+    let name = |name: &str| source.join(name);
+    let mode = rustix::fs::Mode::RUSR;
+    let (kind, null) = (rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+    rustix::fs::mknodat(rustix::fs::CWD, name("device"), kind, mode, null).unwrap();
+    fs::hard_link(name("device"), name("device again")).unwrap();
+    fs::write(name("file"), "text").unwrap();
+    fs::hard_link(name("file"), name("file again")).unwrap();
+    let created = room.create(ArchiveKind::Full).unwrap();
+    let later = |_: &SectionName, path: &TreePath, _: EntryKind| {
+        path.is_root() || path.as_bytes().ends_with(b"again")
+    };
+    for (number, (selection, left_out)) in
+        [(Selection::Everything, 2), (Selection::Some(&later), 1)].into_iter().enumerate()
+    {
+        let target = room.target(&format!("restored {number}"), Extent::Whole);
+        let chain = room.chain(&created);
+        let targets = [target.clone()];
+        let wanted = RestoreRequest { selection, devices: false, ..request(&chain, &targets) };
+        let outcome = restore(&wanted, &mut |_| Ok(())).unwrap();
+        assert_eq!(outcome.restored.devices, left_out);
+        assert_eq!(fs::read(target.path.join("file again")).unwrap(), b"text");
+        assert!(!target.path.join("device again").exists());
+    }
 }
 
 #[test]
