@@ -51,6 +51,9 @@ pub(super) struct ZstdFrames {
     /// Frames being decompressed, in their order, and how many there may be.
     pending: VecDeque<Receiver<io::Result<Done>>>,
     limit: usize,
+    threads: usize,
+    /// What is wrong with the input behind them.
+    failure: Option<io::Error>,
     /// For what is read next, instead of new memory.
     spare: Vec<u8>,
     streamed: Option<Filled<Decoder<'static, Rest>>>,
@@ -74,20 +77,23 @@ impl ZstdFrames {
             read: Vec::new(),
             jobs,
             pending: VecDeque::new(),
-            limit: threads,
+            limit: 0,
+            threads,
+            failure: None,
             spare: Vec::new(),
             streamed: None,
         }
     }
 
     /// Hands on the next frame; whether there is one that is decompressed whole.
-    fn submit(&mut self, into: Buffer) -> io::Result<bool> {
+    fn submit(&mut self, spare: &mut Buffer) -> io::Result<bool> {
         let Some((compressed, content)) = self.next_frame()? else { return Ok(false) };
         let mut next = std::mem::take(&mut self.spare);
         next.clear();
         next.extend_from_slice(self.read.get(compressed..).unwrap_or_default());
         self.read.truncate(compressed);
         let frame = std::mem::replace(&mut self.read, next);
+        let into = std::mem::take(spare);
         let (answer, wait) = bounded(1);
         self.jobs.send(Job { frame, content, into, answer }).map_err(|_| failed())?;
         self.pending.push_back(wait);
@@ -171,13 +177,28 @@ fn failed() -> io::Error {
 
 impl Pieces for ZstdFrames {
     fn next(&mut self, mut spare: Buffer) -> io::Result<Piece> {
-        while self.pending.len() < self.limit && self.submit(std::mem::take(&mut spare))? {}
+        if let Some(streamed) = &mut self.streamed {
+            return streamed.next(spare);
+        }
+        // More by and by: whoever only looks at the beginning need not wait for what follows.
+        self.limit = (self.limit + 1).min(self.threads);
+        while self.pending.len() < self.limit && self.failure.is_none() {
+            match self.submit(&mut spare) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // It is told in its turn.
+                Err(error) => self.failure = Some(error),
+            }
+        }
         if let Some(next) = self.pending.pop_front() {
             let Done { frame, bytes, length } = next.recv().map_err(|_| failed())??;
             self.spare = frame;
             return Ok((bytes, 0..length));
         }
-        if self.read.is_empty() && self.streamed.is_none() {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        if self.read.is_empty() {
             return Ok((spare, 0..0));
         }
         self.stream()?.next(spare)
@@ -251,6 +272,23 @@ mod tests {
         }
         assert!(frames(b"this is no frame at all").is_err());
         assert!(frames(&[&bytes[..], b"trailing"].concat()).is_err());
+    }
+
+    /// What is whole comes first, whatever is wrong behind it.
+    #[test]
+    fn an_error_comes_in_its_turn() {
+        let frame = whole(&text(300_000));
+        let good = frame.repeat(6);
+        let mut bad = frame.clone();
+        bad[200_000.min(frame.len() / 2)] ^= 0x10;
+        for tail in [bad, frame[..frame.len() / 2].to_vec(), b"no frame".to_vec()] {
+            let bytes = [&good[..], &tail].concat();
+            let input = Ahead::new(Filled(Cursor::new(bytes)), 2);
+            let mut output = Vec::new();
+            let mut ahead = Ahead::new(ZstdFrames::new(input), ZstdFrames::IN_FLIGHT);
+            assert!(ahead.read_to_end(&mut output).is_err());
+            assert!(output.starts_with(&text(300_000).repeat(6)));
+        }
     }
 
     /// A frame that claims more than it holds, or less.

@@ -230,8 +230,8 @@ impl ArchiveReader {
         self.run(options, Contents::Digests, Directories::Shared, control, Some(take))
     }
 
-    /// How much it holds, exactly, without what other archives store; `None` of an archive that is not
-    /// sealed: it would have to be read whole.
+    /// How much it holds, as its index says, without what other archives store; `None` of an archive that
+    /// is not sealed: it would have to be read whole.
     ///
     /// # Errors
     /// When its index cannot be read.
