@@ -54,8 +54,9 @@ impl TreeWriter for Glancing {
     }
 
     fn create_file(&self, path: &TreePath) -> Result<Box<dyn ContentWriter>> {
-        self.name(path);
-        Ok(self.glance(self.tree.create_file(path)?, u64::MAX))
+        // How long it is going to be is part of what is looked at.
+        self.may_hold_stores.store(true, Ordering::Relaxed);
+        self.tree.create_file(path)
     }
 
     fn create_file_for(

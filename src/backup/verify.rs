@@ -87,7 +87,6 @@ pub fn test_restore(
         // Whose files they are is not what is tested.
         let tree = LocalTree::open(&root)?.filling_an_empty_one();
         let tree = if rustix::process::geteuid().is_root() { tree } else { tree.as_permitted() };
-        let tree = if rustix::process::geteuid().is_root() { tree } else { tree.as_permitted() };
         trees.push((section.clone(), Glancing::new(tree), root));
     }
     let targets: Vec<(SectionName, &dyn TreeWriter)> =

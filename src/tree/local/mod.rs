@@ -163,9 +163,9 @@ impl LocalTree {
     }
 
     /// Makes an empty directory, which is about to be filled, private until it gets its metadata.
-    /// Where it has neither a default ACL nor the set-group-ID bit, that also spares asking what is
-    /// made in it for what it inherited, and changing its mode. Nobody else may make entries in it
-    /// meanwhile.
+    /// Where it has neither a default ACL nor the set-group-ID bit (both stay), that also spares asking
+    /// what is made in it for what it inherited, and changing its mode. Nobody else may make entries in
+    /// it meanwhile.
     #[must_use]
     pub fn filling_an_empty_one(self) -> Self {
         let bare = self.make_private_if_empty().unwrap_or(false);
@@ -179,7 +179,8 @@ impl LocalTree {
         if names::Names::list(opened.as_fd())?.get(0).is_some() {
             return Ok(false);
         }
-        rustix::fs::fchmod(&opened, Mode::RWXU)?;
+        let before = u32::from(inspect::stat(opened.as_fd(), b"")?.stx_mode);
+        rustix::fs::fchmod(&opened, Mode::RWXU | Mode::from_raw_mode(before & 0o2000))?;
         // As the filesystem has it, which may keep the one bit.
         let stat = inspect::stat(opened.as_fd(), b"")?;
         // The descriptor's own path is a symlink, which would not be followed.
