@@ -314,9 +314,7 @@ impl Sink for Extractor<'_, '_> {
         metadata: &Metadata,
     ) -> Result<()> {
         let Some(target) = self.wanted(section, path, metadata.kind)? else { return Ok(()) };
-        let is_device =
-            matches!(metadata.kind, EntryKind::CharacterDevice | EntryKind::BlockDevice);
-        if is_device && !self.options.devices {
+        if metadata.kind.is_device() && !self.options.devices {
             return Err(Error::malformed(
                 "it is a device file, and none may be made from this archive",
             ));

@@ -215,11 +215,11 @@ impl<'a> Chain<'a> {
         devices: bool,
         control: Control<'_>,
     ) -> Result<Restored> {
-        // Another name of a file is made of its first one, which then goes again.
-        let left_out = |kind| !devices && is_device(kind);
+        let left_out = |kind: EntryKind| !devices && kind.is_device();
         let select_what_is_made = |section: &SectionName, path: &TreePath, kind: EntryKind| {
             !left_out(kind) && selection.holds(section, path, kind)
         };
+        // Another name of a file is made of its first one, which then goes again.
         let borrowed = match selection {
             Selection::Everything => HashMap::new(),
             Selection::Some(_) => self.first_names(targets, &select_what_is_made, control)?,
@@ -370,10 +370,6 @@ impl Rest {
             (Where::Here, _) => {}
         }
     }
-}
-
-fn is_device(kind: EntryKind) -> bool {
-    matches!(kind, EntryKind::CharacterDevice | EntryKind::BlockDevice)
 }
 
 /// Tells an archive from others, also from copies of it, which may be damaged.

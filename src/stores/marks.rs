@@ -45,7 +45,7 @@ pub(super) fn may_be_of_store(length: u64, sample: &[u8]) -> bool {
 
 /// See [`super::is_name_of_store`].
 pub(super) fn is_name_of_store(name: &[u8]) -> bool {
-    // Where names differ by more than their case, these are found by any.
+    // In any case: on a filesystem that folds it, they are found so.
     [postgres::VERSION, neo4j::STORE, rocksdb::CURRENT]
         .iter()
         .any(|mark| name.eq_ignore_ascii_case(mark.as_bytes()))

@@ -39,6 +39,13 @@ pub enum EntryKind {
     BlockDevice,
 }
 
+impl EntryKind {
+    /// Whether it is a device file, of either kind.
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::CharacterDevice | Self::BlockDevice)
+    }
+}
+
 impl fmt::Display for EntryKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

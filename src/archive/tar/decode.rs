@@ -285,7 +285,7 @@ fn kind_of(kind: EntryType) -> Option<Option<EntryKind>> {
 }
 
 fn device(header: &Header, kind: EntryKind) -> Option<u64> {
-    if !matches!(kind, EntryKind::CharacterDevice | EntryKind::BlockDevice) {
+    if !kind.is_device() {
         return Some(0);
     }
     let major = header.device_major().ok()??;

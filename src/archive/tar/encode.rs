@@ -154,7 +154,7 @@ fn header(
     header.set_gid(u64::from(metadata.gid).min(OCTAL_7));
     header.set_size(size.min(OCTAL_11));
     header.set_mtime(u64::try_from(metadata.modified.seconds).unwrap_or(0).min(OCTAL_11));
-    if matches!(metadata.kind, EntryKind::CharacterDevice | EntryKind::BlockDevice) {
+    if metadata.kind.is_device() {
         let ustar = header.as_ustar_mut().expect("made as one");
         ustar.set_device_major(rustix::fs::major(metadata.rdev));
         ustar.set_device_minor(rustix::fs::minor(metadata.rdev));

@@ -81,9 +81,8 @@ fn restore(args: &RestoreArgs, profile: Option<&Profile>, context: &Context) -> 
     check_parts(&wanted, &chain, &details, &interrupt, context)?;
     backup::refuse_to_replace_backups(&chain, &targets)?;
     if args.dry_run {
-        let is_device = |kind| matches!(kind, EntryKind::BlockDevice | EntryKind::CharacterDevice);
         let select = |section: &SectionName, path: &TreePath, kind: EntryKind| {
-            chosen(section, path) && (args.devices || !is_device(kind))
+            chosen(section, path) && (args.devices || !kind.is_device())
         };
         return dry_run(args, &chain, &targets, &select, &interrupt, context);
     }

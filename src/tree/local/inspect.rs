@@ -87,7 +87,6 @@ impl LocalTree {
         } else {
             Vec::new()
         };
-        let is_device = matches!(kind, EntryKind::CharacterDevice | EntryKind::BlockDevice);
         let metadata = Metadata {
             kind,
             mode: u32::from(stat.stx_mode) & 0o7777,
@@ -96,7 +95,7 @@ impl LocalTree {
             modified: time(stat.stx_mtime),
             accessed: time(stat.stx_atime),
             size: if kind == EntryKind::Regular { stat.stx_size } else { 0 },
-            rdev: if is_device {
+            rdev: if kind.is_device() {
                 rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor)
             } else {
                 0
