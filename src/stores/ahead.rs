@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Error;
 use super::marks::is_name_of_store;
 use super::scan::{Found, directory_store, file_store};
+use super::source::Directory;
 
 /// How many threads look at files or directories side by side.
 const READERS: usize = 16;
@@ -198,9 +199,10 @@ impl<'a> Ahead<'a> {
 }
 
 impl Seen {
-    pub(super) fn at(file: &Path, cancelled: &AtomicBool) -> Self {
+    /// `directory` is the one that holds it.
+    pub(super) fn at(directory: &Directory, file: &Path, cancelled: &AtomicBool) -> Self {
         let mut length = 0;
-        let found = check(cancelled, file).and_then(|()| file_store(file, &mut length));
+        let found = check(cancelled, file).and_then(|()| file_store(directory, file, &mut length));
         Self { length, found }
     }
 }
@@ -220,9 +222,10 @@ impl Looked {
             _ => listed,
         };
         // What is left out once nobody wants it any more is noticed by who asks for it.
-        if let Some(content) = &mut content {
+        if let Some(content) = content.as_mut().filter(|content| !content.files.is_empty()) {
+            let opened = Directory::open(directory);
             for file in std::mem::take(&mut content.files) {
-                let seen = Seen::at(&file, cancelled);
+                let seen = Seen::at(&opened, &file, cancelled);
                 content.saw(file, seen);
             }
         }

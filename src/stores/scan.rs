@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::ahead::{Ahead, Content, Looked, Seen, check, side_by_side};
 use super::marks::{self, HEAD, Mark, SAMPLE};
-use super::source::{Source, is_file};
+use super::source::{Directory, Source, is_file};
 use super::sqlite::with_suffix;
 use super::{
     Component, Error, LiveState, NEVER, Scan, StoreKind, chroma, duckdb, neo4j, postgres, redis,
@@ -30,7 +30,7 @@ pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
     let mut scanner = Scanner { root, cancelled, scan: Scan::default(), claimed: HashSet::new() };
     let metadata = std::fs::metadata(root).map_err(|error| Error::io(root, "look at", error))?;
     if metadata.is_file() {
-        let seen = Seen::at(root, cancelled);
+        let seen = Seen::at(&Directory::default(), root, cancelled);
         (scanner.scan.entries, scanner.scan.bytes) = (1, seen.length);
         scanner.take(root, seen.found);
         return scanner.finish();
@@ -95,26 +95,28 @@ impl Scanner<'_> {
             return self.content(content, below);
         }
         let failed = |error| Error::io(directory, "list", error);
+        let opened = Directory::open(directory);
         let mut batch = Content::default();
         for entry in std::fs::read_dir(directory).map_err(failed)? {
             check(self.cancelled, directory)?;
             batch.add(&entry.map_err(failed)?);
             if batch.files.len() >= BATCH {
-                self.batch(std::mem::take(&mut batch), below, ahead)?;
+                self.batch(&opened, std::mem::take(&mut batch), below, ahead)?;
             }
         }
-        self.batch(batch, below, ahead)
+        self.batch(&opened, batch, below, ahead)
     }
 
     /// A part of a directory with many files.
     fn batch(
         &mut self,
+        directory: &Directory,
         mut batch: Content,
         below: &mut BinaryHeap<Reverse<PathBuf>>,
         ahead: &Ahead<'_>,
     ) -> Result<(), Error> {
         let files = std::mem::take(&mut batch.files);
-        let seen = side_by_side(&files, |file| Seen::at(file, self.cancelled));
+        let seen = side_by_side(&files, |file| Seen::at(directory, file, self.cancelled));
         check(self.cancelled, self.root)?;
         for (file, seen) in files.into_iter().zip(seen) {
             batch.saw(file, seen);
@@ -212,8 +214,12 @@ fn all_files(directory: &Path, cancelled: &AtomicBool) -> Result<Vec<PathBuf>, E
 }
 
 /// A file that is a store, with what belongs to it. Its length is told in any case.
-pub(super) fn file_store(path: &Path, length: &mut u64) -> Result<Option<Found>, Error> {
-    let Some(source) = Source::open_if_there(path)? else { return Ok(None) };
+pub(super) fn file_store(
+    directory: &Directory,
+    path: &Path,
+    length: &mut u64,
+) -> Result<Option<Found>, Error> {
+    let Some(source) = Source::open_if_in(directory, path)? else { return Ok(None) };
     *length = source.length();
     let mut head = [0; HEAD];
     let count = source.read_at(&mut head, 0)?;

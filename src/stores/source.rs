@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,27 @@ pub(super) struct Source {
     length: u64,
 }
 
+/// Opens the files of a directory, of which each would be found by the whole way to it otherwise.
+#[derive(Debug, Default)]
+pub(super) struct Directory(Option<OwnedFd>);
+
+impl Directory {
+    /// A directory that cannot be opened is no hindrance: then the whole way is taken.
+    pub(super) fn open(path: &Path) -> Self {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self(rustix::fs::open(path, flags, Mode::empty()).ok())
+    }
+
+    fn open_file(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        match (&self.0, path.file_name()) {
+            (Some(directory), Some(name)) => {
+                rustix::fs::openat(directory, name, flags, Mode::empty())
+            }
+            _ => rustix::fs::open(path, flags, Mode::empty()),
+        }
+    }
+}
+
 /// Whether an error says that there is no such file.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
@@ -27,12 +49,18 @@ fn is_absent(error: &io::Error) -> bool {
 impl Source {
     /// Opens a regular file; anything else is an error.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        Self::try_open(path).map_err(|source| Error::io(path, "read", source))
+        Self::try_open(&Directory::default(), path)
+            .map_err(|source| Error::io(path, "read", source))
     }
 
     /// Opens a file if there is one.
     pub(super) fn open_if_there(path: &Path) -> Result<Option<Self>, Error> {
-        match Self::try_open(path) {
+        Self::open_if_in(&Directory::default(), path)
+    }
+
+    /// The same of a file of this directory; `path` is its whole path.
+    pub(super) fn open_if_in(directory: &Directory, path: &Path) -> Result<Option<Self>, Error> {
+        match Self::try_open(directory, path) {
             Ok(source) => Ok(Some(source)),
             // A name of 255 bytes has no room for a suffix.
             Err(error) if is_absent(&error) => Ok(None),
@@ -40,9 +68,9 @@ impl Source {
         }
     }
 
-    fn try_open(path: &Path) -> io::Result<Self> {
+    fn try_open(directory: &Directory, path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = |flags| rustix::fs::open(path, flags, Mode::empty());
+        let open = |flags| directory.open_file(path, flags);
         #[cfg(target_os = "linux")]
         let opened = match open(flags | OFlags::NOATIME) {
             // Only the owner may leave the access time alone.
