@@ -2,8 +2,9 @@
 //! entries, and `index.json` at its end.
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::format::archive::{ArchiveId, Compression};
 use crate::tree::{Digest, Entry, ManifestEntry, Timestamp};
@@ -60,9 +61,9 @@ impl fmt::Display for ArchiveKind {
 
 /// The name of a section: lower-case letters, digits, `-`, `_` and `.`, beginning with a letter
 /// or digit, at most 64 bytes; not a name of ours.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SectionName(String);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SectionName(Arc<str>);
 
 impl SectionName {
     /// Checks a name.
@@ -77,7 +78,7 @@ impl SectionName {
             && name.bytes().all(|byte| plain(byte) || b"-_.".contains(&byte))
             && ![METADATA_NAME, INDEX_NAME, "index"].contains(&&*name);
         if good {
-            Ok(Self(name))
+            Ok(Self(name.into()))
         } else {
             Err(Error::malformed(format!("{name:?} cannot be the name of a section")))
         }
@@ -108,9 +109,9 @@ impl TryFrom<String> for SectionName {
     }
 }
 
-impl From<SectionName> for String {
-    fn from(name: SectionName) -> Self {
-        name.0
+impl Serialize for SectionName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -250,9 +250,9 @@ impl<R: BufRead> Pass<'_, R> {
             }
             Some(_) => {}
         }
-        let parent = path.parent();
-        let depth =
-            self.directories.iter().rposition(|directory| Some(directory) == parent.as_ref());
+        let parent = path.split().map(|(parent, _)| parent);
+        let is_parent = |directory: &TreePath| Some(directory.as_bytes()) == parent;
+        let depth = self.directories.iter().rposition(is_parent);
         match depth {
             Some(depth) => self.leave_to(depth + 1, sink),
             None => Err(Error::malformed("it lies in something that is no directory")),

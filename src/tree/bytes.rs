@@ -1,7 +1,11 @@
 //! Bytes in JSON that a person can still read: a string where they are UTF-8, else an object
 //! `{"base64": "…"}`.
 
+use std::fmt;
+
 use base64ct::{Base64, Encoding};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes that are usually text (names, symlink targets, attribute values), in readable JSON.
@@ -15,32 +19,50 @@ impl ByteString {
     }
 }
 
+/// What is no text.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Form {
-    Text(String),
-    Encoded { base64: String },
+struct Encoded {
+    base64: String,
 }
 
 impl Serialize for ByteString {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => {
-                Form::Encoded { base64: Base64::encode_string(&self.0) }.serialize(serializer)
-            }
-        }
+        serialize(&self.0, serializer)
+    }
+}
+
+pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => serializer.serialize_str(text),
+        Err(_) => Encoded { base64: Base64::encode_string(bytes) }.serialize(serializer),
     }
 }
 
 impl<'de> Deserialize<'de> for ByteString {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Form::deserialize(deserializer)? {
-            Form::Text(text) => Ok(Self(text.into_bytes())),
-            Form::Encoded { base64 } => {
-                Base64::decode_vec(&base64).map(Self).map_err(serde::de::Error::custom)
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ByteString;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string, or bytes in base64")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteString, E> {
+                Ok(ByteString(text.as_bytes().to_vec()))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<ByteString, E> {
+                Ok(ByteString(text.into_bytes()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ByteString, A::Error> {
+                let Encoded { base64 } = Encoded::deserialize(MapAccessDeserializer::new(map))?;
+                Base64::decode_vec(&base64).map(ByteString).map_err(de::Error::custom)
             }
         }
+        // What it is shows in the text itself.
+        deserializer.deserialize_any(Either)
     }
 }
 

@@ -7,9 +7,9 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::bytes::ByteString;
+use super::bytes::{self, ByteString};
 
 /// Longest single component in bytes (`NAME_MAX` of every Linux filesystem worth the name).
 pub const NAME_MAX: usize = 255;
@@ -48,8 +48,8 @@ pub enum PathError {
 ///
 /// Ordered as a walk goes: a directory before what it holds, siblings by the bytes of their
 /// names. (That is not the order of the whole paths' bytes: `a/b` comes before `a-b`.)
-#[derive(Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "ByteString", into = "ByteString")]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(try_from = "ByteString")]
 pub struct TreePath(Box<[u8]>);
 
 impl TreePath {
@@ -220,9 +220,9 @@ impl TryFrom<ByteString> for TreePath {
     }
 }
 
-impl From<TreePath> for ByteString {
-    fn from(path: TreePath) -> Self {
-        Self(path.0.into())
+impl Serialize for TreePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        bytes::serialize(&self.0, serializer)
     }
 }
 

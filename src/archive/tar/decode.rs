@@ -1,6 +1,5 @@
 //! Reads a tar strictly: exactly what the encoder writes, everything else is an error.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, ErrorKind, Read};
 
 use tar::{EntryType, Header};
@@ -293,43 +292,46 @@ fn device(header: &Header, kind: EntryKind) -> Option<u64> {
     Some(rustix::fs::makedev(major, minor))
 }
 
-struct Records<'a>(BTreeMap<&'a [u8], &'a [u8]>);
+/// The records of a pax header, sorted by their keys.
+struct Records<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl<'a> Records<'a> {
-    const KNOWN: [&'static [u8]; 14] = [
-        b"GNU.sparse.major",
-        b"GNU.sparse.minor",
-        b"GNU.sparse.name",
-        b"GNU.sparse.realsize",
-        b"SCHILY.acl.access",
-        b"SCHILY.acl.default",
-        COMMENT,
-        b"atime",
-        b"gid",
-        b"linkpath",
-        b"mtime",
-        b"path",
-        b"size",
-        b"uid",
-    ];
-
     fn new(bytes: &'a [u8]) -> Result<Self> {
-        let records =
+        let mut records =
             parse(bytes).ok_or_else(|| Error::malformed("a pax header cannot be read"))?;
-        let mut map = BTreeMap::new();
-        for (key, value) in records {
-            if !Self::KNOWN.contains(&key) && !key.starts_with(XATTR) {
-                return Err(Error::malformed("a pax header has an unknown record"));
-            }
-            if map.insert(key, value).is_some() {
-                return Err(Error::malformed("a pax header has a record twice"));
-            }
+        if !records.iter().all(|(key, _)| Self::is_known(key)) {
+            return Err(Error::malformed("a pax header has an unknown record"));
         }
-        Ok(Self(map))
+        records.sort_unstable();
+        if records.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::malformed("a pax header has a record twice"));
+        }
+        Ok(Self(records))
+    }
+
+    fn is_known(key: &[u8]) -> bool {
+        matches!(
+            key,
+            b"GNU.sparse.major"
+                | b"GNU.sparse.minor"
+                | b"GNU.sparse.name"
+                | b"GNU.sparse.realsize"
+                | b"SCHILY.acl.access"
+                | b"SCHILY.acl.default"
+                | COMMENT
+                | b"atime"
+                | b"gid"
+                | b"linkpath"
+                | b"mtime"
+                | b"path"
+                | b"size"
+                | b"uid"
+        ) || key.starts_with(XATTR)
     }
 
     fn get(&self, key: &[u8]) -> Option<&'a [u8]> {
-        self.0.get(key).copied()
+        let found = self.0.binary_search_by(|(known, _)| known.cmp(&key)).ok()?;
+        self.0.get(found).map(|(_, value)| *value)
     }
 
     fn number(&self, key: &[u8]) -> Result<Option<u64>> {
@@ -343,10 +345,7 @@ impl<'a> Records<'a> {
     /// Sorted by their names, as a tree has them.
     fn xattrs(&self) -> Result<Vec<Xattr>> {
         let mut xattrs = Vec::new();
-        for (key, value) in self.0.range(XATTR..) {
-            if !key.starts_with(XATTR) {
-                break;
-            }
+        for (key, value) in self.0.iter().filter(|(key, _)| key.starts_with(XATTR)) {
             let name = decode_xattr_key(key)
                 .filter(|name| !name.is_empty() && !name.contains(&0))
                 .ok_or_else(|| Error::malformed("an extended attribute has an impossible name"))?;

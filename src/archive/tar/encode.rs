@@ -1,5 +1,7 @@
 //! The headers of an entry.
 
+use std::sync::LazyLock;
+
 use tar::{EntryType, Header};
 
 use super::pax::{COMMENT, LINKS, acl_text, encode_time, encode_xattr_key, record};
@@ -50,20 +52,29 @@ pub(in crate::archive) fn encode_header(
     };
     let records = records(name, metadata, stored, target, size, links);
     let mut bytes = Vec::with_capacity(3 * BLOCK + records.len());
-    let mut pax = Header::new_ustar();
-    put_name(&mut pax, b"PaxHeaders/entry");
-    pax.set_entry_type(EntryType::XHeader);
-    pax.set_mode(0o600);
-    pax.set_uid(0);
-    pax.set_gid(0);
-    pax.set_mtime(0);
-    pax.set_size(length(records.len()));
-    pax.set_cksum();
-    bytes.extend_from_slice(pax.as_bytes());
+    bytes.extend_from_slice(pax_header(length(records.len())).as_bytes());
     bytes.extend_from_slice(&records);
     bytes.extend_from_slice(padding(length(records.len())));
     bytes.extend_from_slice(header(name, metadata, stored, target, size).as_bytes());
     bytes
+}
+
+/// The header of a pax header with so many bytes of records.
+fn pax_header(size: u64) -> Header {
+    static WITHOUT_SIZE: LazyLock<Header> = LazyLock::new(|| {
+        let mut pax = Header::new_ustar();
+        put_name(&mut pax, b"PaxHeaders/entry");
+        pax.set_entry_type(EntryType::XHeader);
+        pax.set_mode(0o600);
+        pax.set_uid(0);
+        pax.set_gid(0);
+        pax.set_mtime(0);
+        pax
+    });
+    let mut pax = WITHOUT_SIZE.clone();
+    put_octal(&mut pax.as_old_mut().size, size);
+    put_checksum(&mut pax);
+    pax
 }
 
 fn records(
@@ -149,18 +160,38 @@ fn header(
         (_, EntryKind::CharacterDevice) => EntryType::Char,
         (_, EntryKind::BlockDevice) => EntryType::Block,
     });
-    header.set_mode(metadata.mode & 0o7777);
-    header.set_uid(u64::from(metadata.uid).min(OCTAL_7));
-    header.set_gid(u64::from(metadata.gid).min(OCTAL_7));
-    header.set_size(size.min(OCTAL_11));
-    header.set_mtime(u64::try_from(metadata.modified.seconds).unwrap_or(0).min(OCTAL_11));
+    let old = header.as_old_mut();
+    put_octal(&mut old.mode, u64::from(metadata.mode & 0o7777));
+    put_octal(&mut old.uid, u64::from(metadata.uid).min(OCTAL_7));
+    put_octal(&mut old.gid, u64::from(metadata.gid).min(OCTAL_7));
+    put_octal(&mut old.size, size.min(OCTAL_11));
+    let modified = u64::try_from(metadata.modified.seconds).unwrap_or(0);
+    put_octal(&mut old.mtime, modified.min(OCTAL_11));
     if metadata.kind.is_device() {
         let ustar = header.as_ustar_mut().expect("made as one");
         ustar.set_device_major(rustix::fs::major(metadata.rdev));
         ustar.set_device_minor(rustix::fs::minor(metadata.rdev));
     }
-    header.set_cksum();
+    put_checksum(&mut header);
     header
+}
+
+/// Puts a number into a field: octal digits up to its last byte, a NUL. It fits. The crate's own way
+/// formats it as text first, which takes longer than all the rest of a header.
+fn put_octal(field: &mut [u8], mut number: u64) {
+    let Some((end, digits)) = field.split_last_mut() else { return };
+    *end = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number & 7).unwrap_or(0);
+        number >>= 3;
+    }
+}
+
+/// The sum of a header's bytes, those of the sum itself taken for spaces (POSIX `pax`, "ustar").
+fn put_checksum(header: &mut Header) {
+    header.as_old_mut().cksum = [b' '; 8];
+    let sum: u64 = header.as_bytes().iter().map(|byte| u64::from(*byte)).sum();
+    put_octal(&mut header.as_old_mut().cksum, sum);
 }
 
 fn put_name(header: &mut Header, name: &[u8]) {

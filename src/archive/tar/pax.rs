@@ -1,7 +1,5 @@
 //! The records of a pax header: `LENGTH KEY=VALUE\n`.
 
-use std::io::Write as _;
-
 use crate::tree::Timestamp;
 
 /// Begins every key of an extended attribute.
@@ -57,14 +55,22 @@ pub(super) fn number(digits: &[u8]) -> Option<u64> {
 
 /// Seconds with nine decimals. A time before 1970 is a negative number as a whole.
 pub(super) fn encode_time(time: Timestamp) -> Vec<u8> {
-    let mut text = Vec::new();
-    let written = if time.seconds < 0 && time.nanoseconds > 0 {
-        let seconds = (time.seconds + 1).unsigned_abs();
-        write!(text, "-{seconds}.{:09}", 1_000_000_000 - time.nanoseconds)
-    } else {
-        write!(text, "{}.{:09}", time.seconds, time.nanoseconds)
+    let before = time.seconds < 0 && time.nanoseconds > 0;
+    let (seconds, nanoseconds) = match before {
+        true => (time.seconds + 1, 1_000_000_000 - time.nanoseconds),
+        false => (time.seconds, time.nanoseconds),
     };
-    debug_assert!(written.is_ok(), "a vector takes everything");
+    let sign = if time.seconds < 0 { "-" } else { "" };
+    let mut text = Vec::with_capacity(24);
+    text.extend_from_slice(sign.as_bytes());
+    text.extend_from_slice(seconds.unsigned_abs().to_string().as_bytes());
+    let mut decimals = *b".000000000";
+    let mut rest = nanoseconds;
+    for digit in decimals[1..].iter_mut().rev() {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    text.extend_from_slice(&decimals);
     text
 }
 

@@ -262,3 +262,23 @@ fn a_size_beyond_every_file_is_refused() {
         assert!(read_through(&tar).is_err(), "{size}");
     }
 }
+
+/// The fields are filled in here, as the crate would.
+#[test]
+fn headers_are_those_of_the_crate() {
+    proptest!(|(metadata in sample_metadata(), links in 1u64..9)| {
+        let bytes = encode_header(b"data/some name", &metadata, &Stored::Nothing, links);
+        let blocks: Vec<_> = bytes.chunks_exact(BLOCK).collect();
+        for block in [blocks[0], blocks[blocks.len() - 1]] {
+            let mut header = ::tar::Header::new_old();
+            header.as_mut_bytes().copy_from_slice(block);
+            header.set_mode(header.mode().unwrap());
+            header.set_uid(header.uid().unwrap());
+            header.set_gid(header.gid().unwrap());
+            header.set_size(header.entry_size().unwrap());
+            header.set_mtime(header.mtime().unwrap());
+            header.set_cksum();
+            prop_assert_eq!(&header.as_bytes()[..], block);
+        }
+    });
+}
