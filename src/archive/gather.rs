@@ -159,7 +159,9 @@ pub(super) fn walk(
     for (number, section) in sections.iter().enumerate() {
         let entries: tree::Walk<'_> = match kept.as_mut().and_then(Iterator::next) {
             Some(entries) => Box::new(entries.into_iter().map(Ok)),
-            None => section.reader.walk(section.exclude)?,
+            // What an earlier archive stores is not read.
+            None if unchanged.is_some() => section.reader.walk(section.exclude)?,
+            None => section.reader.walk_to_read(section.exclude)?,
         };
         let mut batches = Batches::new(section, number);
         for entry in entries {
@@ -213,6 +215,11 @@ impl<'a> Batches<'a> {
             noticed.sockets.push(place());
         }
         let (mut item, read) = self.links.item(self.section, &entry, unchanged);
+        debug_assert!(
+            read || !entry.xattrs_unread,
+            "{} is known without its attributes",
+            entry.path
+        );
         if read && is_small(&entry) {
             item.content = Content::Small;
             self.bytes += entry.metadata.size;

@@ -114,7 +114,13 @@ pub(super) fn open(
 ) -> Result<Option<(Entry, Box<dyn ContentReader>)>> {
     for _ in 0..OPEN_ATTEMPTS {
         match reader.content(&entry) {
-            Ok(content) => return Ok(Some((entry, content))),
+            Ok(content) => {
+                if entry.xattrs_unread {
+                    entry.metadata.xattrs = content.xattrs()?;
+                    entry.xattrs_unread = false;
+                }
+                return Ok(Some((entry, content)));
+            }
             Err(tree::Error::Changed { .. }) if on_change == OnChange::Keep => {}
             Err(error) if may_vanish(on_change, &error) => return Ok(None),
             Err(error) => return Err(error.into()),

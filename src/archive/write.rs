@@ -408,6 +408,7 @@ impl Writer<'_> {
 
 /// What a file is by the time it is read.
 fn refresh(index: &mut IndexEntry, entry: &Entry) {
+    debug_assert!(!entry.xattrs_unread, "{} was opened without its attributes", entry.path);
     index.entry.metadata = entry.metadata.clone();
     index.changed = entry.changed;
     index.inode = entry.inode;

@@ -174,16 +174,10 @@ impl LiveTree {
     pub fn copied(&self) -> usize {
         self.overrides.len()
     }
-}
 
-impl TreeReader for LiveTree {
-    fn describe(&self) -> String {
-        TreeReader::describe(&self.tree)
-    }
-
-    fn walk<'a>(&'a self, exclude: Exclude<'a>) -> tree::Result<Walk<'a>> {
-        let walk = self.tree.walk(exclude)?;
-        Ok(Box::new(walk.filter_map(|entry| match entry {
+    /// A walk of the source, with the copies in the place of what they are copies of.
+    fn with_copies<'a>(&'a self, walk: Walk<'a>) -> Walk<'a> {
+        Box::new(walk.filter_map(|entry| match entry {
             Ok(entry) if self.left_out.contains(&entry.path) || is_scratch(&entry.path) => None,
             Ok(entry) if entry.path.is_root() => {
                 let modified = self.root.modified;
@@ -195,7 +189,21 @@ impl TreeReader for LiveTree {
                 None => entry,
             })),
             Err(error) => Some(Err(error)),
-        })))
+        }))
+    }
+}
+
+impl TreeReader for LiveTree {
+    fn describe(&self) -> String {
+        TreeReader::describe(&self.tree)
+    }
+
+    fn walk<'a>(&'a self, exclude: Exclude<'a>) -> tree::Result<Walk<'a>> {
+        Ok(self.with_copies(self.tree.walk(exclude)?))
+    }
+
+    fn walk_to_read<'a>(&'a self, exclude: Exclude<'a>) -> tree::Result<Walk<'a>> {
+        Ok(self.with_copies(self.tree.walk_to_read(exclude)?))
     }
 
     fn entry(&self, path: &TreePath) -> tree::Result<Entry> {

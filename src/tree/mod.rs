@@ -76,6 +76,15 @@ pub trait TreeReader: Send + Sync {
     /// When the root cannot be read.
     fn walk<'a>(&'a self, exclude: Exclude<'a>) -> Result<Walk<'a>>;
 
+    /// The same, for whoever reads the content of every file with one name: the extended attributes of
+    /// these may be left to [`ContentReader::xattrs`] ([`Entry::xattrs_unread`]), which takes less.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    fn walk_to_read<'a>(&'a self, exclude: Exclude<'a>) -> Result<Walk<'a>> {
+        self.walk(exclude)
+    }
+
     /// One entry, as [`Self::walk`] gives it.
     ///
     /// # Errors
@@ -103,6 +112,12 @@ pub trait ContentReader: Send + Sync {
     /// # Errors
     /// As the store below gives them.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>>;
+
+    /// The file's extended attributes, sorted by name.
+    ///
+    /// # Errors
+    /// As the store below gives them.
+    fn xattrs(&self) -> Result<Vec<Xattr>>;
 
     /// To be called after the last read, before what was read is relied on.
     ///

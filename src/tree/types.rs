@@ -131,6 +131,9 @@ pub struct Entry {
     pub allocated: u64,
     /// Another filesystem is mounted here. What a directory of this kind holds was not visited.
     pub mount_point: bool,
+    /// Its extended attributes are not in `metadata` yet: they come with the content. Only from
+    /// [`super::TreeReader::walk_to_read`].
+    pub xattrs_unread: bool,
     /// It is immutable or append-only, as `chattr +i` and `+a` make it; no copy can keep that.
     pub is_fixed: bool,
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::tree::sample::{fill, path};
-use crate::tree::{ContentReader, Entry, Exclude, Extent, Progress, Walk};
+use crate::tree::{ContentReader, Entry, Exclude, Extent, Progress, Walk, Xattr};
 
 /// A tree of which some files change while they are read.
 struct Restless {
@@ -28,6 +28,9 @@ impl TreeReader for Restless {
     }
     fn walk<'a>(&'a self, exclude: Exclude<'a>) -> crate::tree::Result<Walk<'a>> {
         self.tree.walk(exclude)
+    }
+    fn walk_to_read<'a>(&'a self, exclude: Exclude<'a>) -> crate::tree::Result<Walk<'a>> {
+        self.tree.walk_to_read(exclude)
     }
     fn entry(&self, path: &TreePath) -> crate::tree::Result<Entry> {
         self.tree.entry(path)
@@ -53,6 +56,9 @@ impl ContentReader for RestlessContent {
     }
     fn next_data(&self, offset: u64) -> crate::tree::Result<Option<Extent>> {
         self.content.next_data(offset)
+    }
+    fn xattrs(&self) -> crate::tree::Result<Vec<Xattr>> {
+        self.content.xattrs()
     }
     fn check_unchanged(&self) -> crate::tree::Result<()> {
         self.content.check_unchanged()
@@ -283,6 +289,10 @@ impl TreeReader for Walked {
     fn walk<'a>(&'a self, exclude: crate::tree::Exclude<'a>) -> crate::tree::Result<Walk<'a>> {
         self.1.fetch_add(1, Ordering::Relaxed);
         self.0.walk(exclude)
+    }
+    fn walk_to_read<'a>(&'a self, exclude: Exclude<'a>) -> crate::tree::Result<Walk<'a>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.walk_to_read(exclude)
     }
     fn entry(&self, path: &TreePath) -> crate::tree::Result<Entry> {
         self.0.entry(path)

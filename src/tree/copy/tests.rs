@@ -182,6 +182,9 @@ impl super::super::ContentReader for ChangingContent {
     fn next_data(&self, offset: u64) -> Result<Option<super::super::Extent>> {
         self.0.next_data(offset)
     }
+    fn xattrs(&self) -> Result<Vec<super::super::Xattr>> {
+        self.0.xattrs()
+    }
     fn check_unchanged(&self) -> Result<()> {
         self.0.check_unchanged()
     }

@@ -9,10 +9,10 @@ use rustix::io::Errno;
 
 use super::super::error::{Error, Operation, Result};
 use super::super::path::TreePath;
-use super::super::types::{Entry, EntryKind, Extent, Metadata, Timestamp};
+use super::super::types::{Entry, EntryKind, Extent, Metadata, Timestamp, Xattr};
 use super::super::{ContentReader, ContentWriter, TreeReader as _};
 use super::direct::Direct;
-use super::{LocalTree, inspect};
+use super::{LocalTree, inspect, xattr};
 
 /// What shows that a file changed: every write and every change of attributes moves the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +159,10 @@ impl ContentReader for LocalContent {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn xattrs(&self) -> Result<Vec<Xattr>> {
+        xattr::read_open(self.file.as_fd()).map_err(|errno| self.error(Operation::ReadXattr, errno))
     }
 
     fn check_unchanged(&self) -> Result<()> {

@@ -64,6 +64,16 @@ pub(super) fn time(time: rustix::fs::StatxTimestamp) -> Timestamp {
     Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
 }
 
+/// Whose extended attributes are read with the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum XattrsOf {
+    /// Everything's.
+    All,
+    /// Those of files with one name come with their content: by the open file they are read in a tenth
+    /// of the time that the way by `/proc` takes.
+    AllButFiles,
+}
+
 impl LocalTree {
     /// One entry, by the directory that holds it.
     pub(super) fn inspect(
@@ -71,6 +81,7 @@ impl LocalTree {
         directory: BorrowedFd<'_>,
         name: &[u8],
         path: TreePath,
+        xattrs_of: XattrsOf,
     ) -> Result<(Entry, Identity)> {
         let error = |source: io::Error| self.error(Operation::Inspect, &path, source);
         let stat = stat(directory, name).map_err(|errno| error(errno.into()))?;
@@ -81,7 +92,12 @@ impl LocalTree {
                 .into_bytes(),
             _ => Vec::new(),
         };
-        let xattrs = if self.xattrs || path.is_root() {
+        let wanted = self.xattrs || path.is_root();
+        let xattrs_unread = wanted
+            && xattrs_of == XattrsOf::AllButFiles
+            && kind == EntryKind::Regular
+            && stat.stx_nlink <= 1;
+        let xattrs = if wanted && !xattrs_unread {
             xattr::read_all(&xattr::name_path(directory, name))
                 .map_err(|errno| self.error(Operation::ReadXattr, &path, errno))?
         } else {
@@ -119,6 +135,7 @@ impl LocalTree {
             hard_link,
             allocated: stat.stx_blocks.saturating_mul(512),
             mount_point,
+            xattrs_unread,
             is_fixed: stat.stx_attributes.intersects(fixed),
         };
         Ok((entry, identity))

@@ -27,6 +27,7 @@ use super::error::{Error, Operation, Result};
 use super::path::{PathText, TreePath};
 use super::types::{Entry, EntryKind, Metadata};
 use super::{ContentReader, Exclude, TreeReader, Walk};
+use inspect::XattrsOf;
 pub use write::Rename;
 
 /// Bytes of a path handed to the kernel at once; `PATH_MAX` is 4096 with its NUL.
@@ -314,13 +315,17 @@ impl TreeReader for LocalTree {
     }
 
     fn walk<'a>(&'a self, exclude: Exclude<'a>) -> Result<Walk<'a>> {
-        Ok(Box::new(walk::LocalWalk::new(self, exclude)))
+        Ok(Box::new(walk::LocalWalk::new(self, exclude, XattrsOf::All)))
+    }
+
+    fn walk_to_read<'a>(&'a self, exclude: Exclude<'a>) -> Result<Walk<'a>> {
+        Ok(Box::new(walk::LocalWalk::new(self, exclude, XattrsOf::AllButFiles)))
     }
 
     fn entry(&self, path: &TreePath) -> Result<Entry> {
         let error = |errno| self.error(Operation::Inspect, path, errno);
         let (parent, name) = self.parent(path).map_err(error)?;
-        let (entry, _) = self.inspect(parent.as_fd(), name, path.clone())?;
+        let (entry, _) = self.inspect(parent.as_fd(), name, path.clone(), XattrsOf::All)?;
         Ok(entry)
     }
 

@@ -8,10 +8,12 @@ use super::super::path::TreePath;
 use super::super::types::{Entry, EntryKind};
 use super::LocalTree;
 use super::descent::{Descent, Step};
+use super::inspect::XattrsOf;
 
 pub(super) struct LocalWalk<'a> {
     tree: &'a LocalTree,
     exclude: Exclude<'a>,
+    xattrs_of: XattrsOf,
     descent: Descent<'a>,
     started: bool,
     /// A directory was yielded; its listing failed.
@@ -19,18 +21,19 @@ pub(super) struct LocalWalk<'a> {
 }
 
 impl<'a> LocalWalk<'a> {
-    pub(super) fn new(tree: &'a LocalTree, exclude: Exclude<'a>) -> Self {
-        Self { tree, exclude, descent: Descent::new(tree), started: false, failed: None }
+    pub(super) fn new(tree: &'a LocalTree, exclude: Exclude<'a>, xattrs_of: XattrsOf) -> Self {
+        let descent = Descent::new(tree);
+        Self { tree, exclude, xattrs_of, descent, started: false, failed: None }
     }
 
     /// Inspects an entry and enters it where it is a directory; `None` where it is left out.
     fn visit(&mut self, path: TreePath) -> Result<Option<Entry>> {
         let tree = self.tree;
         let (entry, identity) = match path.name() {
-            None => tree.inspect(tree.root.as_fd(), b".", path)?,
+            None => tree.inspect(tree.root.as_fd(), b".", path, self.xattrs_of)?,
             Some(name) => {
                 let name = name.to_vec();
-                tree.inspect(self.descent.directory()?, &name, path)?
+                tree.inspect(self.descent.directory()?, &name, path, self.xattrs_of)?
             }
         };
         let kind = entry.metadata.kind;

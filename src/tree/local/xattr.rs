@@ -31,12 +31,30 @@ pub(super) fn name_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
 
 /// Every attribute of what `path` names, a symlink at its end not followed; sorted by name.
 pub(super) fn read_all(path: &[u8]) -> rustix::io::Result<Vec<Xattr>> {
-    let Some(names) = list(|buffer| rustix::fs::llistxattr(path, buffer))? else {
+    read_by(
+        |buffer| rustix::fs::llistxattr(path, buffer),
+        |name, buffer| rustix::fs::lgetxattr(path, name, buffer),
+    )
+}
+
+/// Every attribute of a file that is open for reading; sorted by name.
+pub(super) fn read_open(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<Xattr>> {
+    read_by(
+        |buffer| rustix::fs::flistxattr(file, buffer),
+        |name, buffer| rustix::fs::fgetxattr(file, name, buffer),
+    )
+}
+
+fn read_by(
+    names: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    value: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<Xattr>> {
+    let Some(names) = list(names)? else {
         return Ok(Vec::new());
     };
     let mut xattrs = Vec::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        match read_grown(|buffer| rustix::fs::lgetxattr(path, name, buffer)) {
+        match read_grown(|buffer| value(name, buffer)) {
             Ok(value) => {
                 xattrs.push(Xattr { name: ByteString(name.to_vec()), value: ByteString(value) })
             }
