@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
@@ -13,13 +14,17 @@ use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::gather::{Section, Unchanged};
+use super::growing::Growth;
 use super::keys::{KeySet, Keyring, SealingKeys};
 use super::metadata::Description;
+use super::pass::Control;
 use super::pipe::{Output, PLAIN_BUFFER, Sealer};
 use super::read::ArchiveReader;
-use super::write::{self, WriteOptions, Written};
-use crate::crypto::random_array;
-use crate::format::archive::{ArchiveHeader, ArchiveId, Compression, SEGMENT_LOG2, segment_cipher};
+use super::write::{self, ReadBack, WriteOptions, Written};
+use crate::crypto::{ArchiveKey, random_array};
+use crate::format::archive::{
+    ArchiveHeader, ArchiveId, Compression, SEGMENT_LOG2, UnverifiedHeader, segment_cipher,
+};
 
 /// Begins the names of archives that are not whole.
 pub const PARTIAL_PREFIX: &str = ".strongroom-partial-";
@@ -68,13 +73,14 @@ impl PendingArchive {
         self.shown.join(&self.partial)
     }
 
-    /// Writes the archive: sealed under `keys`, or as a plain tar without. Keys that are still being
+    /// Writes the archive: sealed under `keys`, or as a plain tar without; and reads it back meanwhile, as
+    /// `options` say. Keys that are still being
     /// derived are waited for only when there is much to be sealed. Nothing is durable before
     /// [`Self::publish`].
     ///
     /// # Errors
-    /// When a section cannot be read, the file cannot be written, or there are no keys after all. The
-    /// file is of no use then.
+    /// When a section cannot be read, the file cannot be written, or there are no keys after all;
+    /// what is wrong with what was read back. The file is of no use then.
     pub fn write(
         &mut self,
         keys: Option<&dyn SealingKeys>,
@@ -89,9 +95,25 @@ impl PendingArchive {
         let (id, compression) = (ArchiveId::random(), options.compression);
         let capacity = if keys.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
         let durable = file.try_clone().map_err(Error::io("open", &path))?;
+        let reads_back = options.read_back != ReadBack::No;
+        let reading = reads_back.then(|| self.open(OFlags::RDONLY, "open")).transpose()?;
+        let growth = Arc::new(Growth::default());
         let (tell, sealer) = bounded(1);
-        let written = std::thread::scope(|scope| {
-            let output = Output::new(file, &path, sealer, capacity);
+        std::thread::scope(|scope| {
+            // Before whoever reads is waited for, whatever happens here.
+            let end = growth.end();
+            let reading = reading.map(|file| {
+                let (path, growth) = (&path, &growth);
+                scope.spawn(move || {
+                    let control = Control { cancelled: options.cancelled, progress: &() };
+                    let unlock = |header: &UnverifiedHeader| archive_key(keys, header);
+                    let how = options.read_back;
+                    ArchiveReader::verify_growing(file, path, &unlock, growth, how, control)
+                        .inspect_err(|_| growth.give_up())
+                })
+            });
+            let told = reading.is_some().then(|| Arc::clone(&growth));
+            let output = Output::new(file, &path, sealer, capacity, told);
             scope.spawn(move || {
                 let sealer = match keys {
                     None => Ok(Sealer::plain()),
@@ -100,10 +122,19 @@ impl PendingArchive {
                 // Nobody waits for it any more: then it is not wanted.
                 let _ = tell.send(sealer);
             });
-            write::write(output, keys.is_some(), id, description, sections, unchanged, options)
-        })?;
-        self.syncing = Some(std::thread::spawn(move || durable.sync_all()));
-        Ok(written)
+            let sealed = keys.is_some();
+            let written =
+                write::write(output, sealed, id, description, sections, unchanged, options);
+            drop(end);
+            if written.is_ok() {
+                self.syncing = Some(std::thread::spawn(move || durable.sync_all()));
+            }
+            let read = reading.map(|reading| reading.join().unwrap_or(Err(Error::Worker)));
+            match read {
+                Some(Err(error)) if written.is_ok() || growth.was_stopped() => Err(error),
+                _ => written,
+            }
+        })
     }
 
     /// Waits until what was written is durable.
@@ -127,12 +158,7 @@ impl PendingArchive {
     /// Those of [`ArchiveReader::open`].
     pub fn reader_with(&self, keys: Option<&dyn SealingKeys>) -> Result<ArchiveReader> {
         let file = self.open(OFlags::RDONLY, "open")?;
-        ArchiveReader::of_file(file, &self.path(), &|header| {
-            let mut key = None;
-            let id = header.unverified().id;
-            keys.ok_or(Error::NoSecret)?.lend(&mut |keys| key = Some(keys.archive_key(id)))?;
-            key.ok_or(Error::NoSecret)
-        })
+        ArchiveReader::of_file(file, &self.path(), &|header| archive_key(keys, header))
     }
 
     /// Gives the archive its name, once its content is durable; the name is, too, when this returns.
@@ -163,6 +189,14 @@ impl PendingArchive {
         rustix::fs::fsync(at).map_err(|errno| Error::io("sync", &self.shown)(errno.into()))?;
         Ok(target)
     }
+}
+
+/// The key of an archive that was sealed with these.
+fn archive_key(keys: Option<&dyn SealingKeys>, header: &UnverifiedHeader) -> Result<ArchiveKey> {
+    let mut key = None;
+    let id = header.unverified().id;
+    keys.ok_or(Error::NoSecret)?.lend(&mut |keys| key = Some(keys.archive_key(id)))?;
+    key.ok_or(Error::NoSecret)
 }
 
 /// The header of an archive, and what seals the rest.

@@ -5,8 +5,8 @@
 //! index among and behind them, compressed and then sealed. Nothing in an archive is trusted
 //! before it is checked. `docs/format-archive.md` specifies the form to the byte.
 //!
-//! To write one: [`PendingArchive::create`], [`PendingArchive::write`], verify it through
-//! [`PendingArchive::reader`], [`PendingArchive::publish`]. To read one: [`ArchiveReader::open`]
+//! To write one: [`PendingArchive::create`], [`PendingArchive::write`], which can read it back meanwhile,
+//! [`PendingArchive::publish`]. To read one: [`ArchiveReader::open`]
 //! with a [`Keyring`].
 
 mod buffer;
@@ -20,6 +20,7 @@ mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gather;
+mod growing;
 mod hash;
 mod index;
 mod keys;
@@ -45,7 +46,7 @@ pub use metadata::{
 };
 pub use pass::{Control, Passed};
 pub use read::{ArchiveReader, peek};
-pub use write::{WriteOptions, Written};
+pub use write::{ReadBack, WriteOptions, Written};
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::buffer::Buffer;
 use super::error::{Error, Result};
+use super::growing::{Growing, Growth, Place};
 use crate::crypto::{SegmentCipher, TAG_LEN};
 use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
@@ -56,12 +57,14 @@ pub(super) struct Output {
 
 impl Output {
     /// Writes to an empty file what `sealer` gives, and behind it what is written here: sealed in
-    /// segments of `capacity` bytes where there is a cipher. The sealer may come late.
+    /// segments of `capacity` bytes where there is a cipher. The sealer may come late. `growth` is told
+    /// how far the file is.
     pub(super) fn new(
         file: File,
         path: &Path,
         sealer: Receiver<Result<Sealer>>,
         capacity: usize,
+        growth: Option<Arc<Growth>>,
     ) -> Self {
         let (sender, full) = bounded(TO_FILE);
         let (give_back, empty) = bounded(TO_FILE);
@@ -69,7 +72,7 @@ impl Output {
         let told = Arc::clone(&failure);
         let path = path.to_owned();
         let thread = std::thread::spawn(move || {
-            let mut file = Hashed { file, path, length: 0, hasher: Sha256::new() };
+            let mut file = Hashed { file, path, length: 0, hasher: Sha256::new(), growth };
             match write_all(&mut file, &sealer, &full, &give_back) {
                 Ok(()) => Some((file.length, Digest(file.hasher.finalize().into()))),
                 Err(error) => {
@@ -152,14 +155,21 @@ struct Hashed {
     path: PathBuf,
     length: u64,
     hasher: Sha256,
+    growth: Option<Arc<Growth>>,
 }
 
 impl Hashed {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
         self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
-        Ok(())
+        let count = bytes.len() as u64;
+        self.length += count;
+        // Its reader says what is wrong.
+        if self.growth.as_ref().is_none_or(|growth| growth.add(count)) {
+            Ok(())
+        } else {
+            Err(Error::Worker)
+        }
     }
 }
 
@@ -207,33 +217,38 @@ fn wait(sealer: &Receiver<Result<Sealer>>, full: &Receiver<Full>) -> Result<(Sea
 pub(super) struct Input {
     file: File,
     path: PathBuf,
-    sealed: Option<(SegmentCipher, SegmentLayout)>,
-    length: u64,
+    /// Where it is sealed.
+    cipher: Option<SegmentCipher>,
+    extent: Extent,
+}
+
+/// What of a file there is.
+pub(super) enum Extent {
+    /// As many bytes, not sealed.
+    Plain(u64),
+    /// Segments.
+    Sealed(SegmentLayout),
+    /// What was written of it so far.
+    Growing(Growing),
 }
 
 impl Input {
-    /// Of a file of which `length` bytes count.
-    pub(super) fn plain(file: File, path: &Path, length: u64) -> Self {
-        Self { file, path: path.to_owned(), sealed: None, length }
-    }
-
-    pub(super) fn sealed(
+    pub(super) fn new(
         file: File,
         path: &Path,
-        cipher: SegmentCipher,
-        layout: SegmentLayout,
+        cipher: Option<SegmentCipher>,
+        extent: Extent,
     ) -> Self {
-        let length = layout.payload_len();
-        Self { file, path: path.to_owned(), sealed: Some((cipher, layout)), length }
+        Self { file, path: path.to_owned(), cipher, extent }
     }
 
-    /// Bytes of plaintext.
+    /// Bytes of plaintext, at most.
     pub(super) fn len(&self) -> u64 {
-        self.length
-    }
-
-    pub(super) fn is_sealed(&self) -> bool {
-        self.sealed.is_some()
+        match &self.extent {
+            Extent::Plain(length) => *length,
+            Extent::Sealed(layout) => layout.payload_len(),
+            Extent::Growing(_) => u64::MAX,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -241,34 +256,63 @@ impl Input {
     }
 
     fn piece_len(&self) -> u64 {
-        self.sealed.as_ref().map_or(PLAIN_BUFFER as u64, |(_, layout)| layout.segment_len())
+        match &self.extent {
+            Extent::Plain(_) => PLAIN_BUFFER as u64,
+            Extent::Sealed(layout) => layout.segment_len(),
+            Extent::Growing(growing) => growing.piece_len(),
+        }
+    }
+
+    /// Where the piece with this index lies; `None` past the end.
+    fn place(&self, index: u64) -> Result<Option<Place>> {
+        match &self.extent {
+            Extent::Plain(end) => {
+                let offset = index.saturating_mul(PLAIN_BUFFER as u64).min(*end);
+                let length = (end - offset).min(PLAIN_BUFFER as u64);
+                let length = usize::try_from(length).unwrap_or(0);
+                Ok(Some(Place { offset, length, number: 0, last: false, kept: length }))
+            }
+            Extent::Sealed(layout) => {
+                let found = layout.segment(index);
+                Ok(found.map(|(offset, length, number, last)| Place {
+                    offset,
+                    length,
+                    number,
+                    last,
+                    kept: length,
+                }))
+            }
+            Extent::Growing(growing) => growing
+                .place(index)
+                .map_err(|error| Error::Format { path: self.path.clone(), error }),
+        }
     }
 
     /// Puts the piece with this index into `buffer`; empty past the end.
     fn piece(&self, index: u64, buffer: &mut Vec<u8>) -> Result<()> {
-        let read = |buffer: &mut Vec<u8>, length: usize, offset: u64| {
-            // Not cleared before: what is read fills all of it or fails, and zeros would be for nothing.
-            buffer.resize(length, 0);
-            self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    Error::Damaged("it became shorter while it was read".into())
-                }
-                _ => Error::Io { action: "read", path: self.path.clone(), source: error },
-            })
-        };
-        let Some((cipher, layout)) = &self.sealed else {
-            let offset = index.saturating_mul(PLAIN_BUFFER as u64).min(self.length);
-            let length = (self.length - offset).min(PLAIN_BUFFER as u64);
-            return read(buffer, usize::try_from(length).unwrap_or(0), offset);
-        };
-        let Some((offset, length, number, last)) = layout.segment(index) else {
+        let Some(Place { offset, length, number, last, kept }) = self.place(index)? else {
             buffer.clear();
             return Ok(());
         };
-        read(buffer, length, offset)?;
-        cipher
-            .open(number, last, buffer)
-            .map_err(|_| Error::Segment { segment: index, segments: layout.segments() })
+        // Not cleared before: what is read fills all of it or fails, and zeros would be for nothing.
+        buffer.resize(length, 0);
+        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Error::Damaged("it became shorter while it was read".into())
+            }
+            _ => Error::Io { action: "read", path: self.path.clone(), source: error },
+        })?;
+        if let Some(cipher) = &self.cipher {
+            let segments = match &self.extent {
+                Extent::Sealed(layout) => layout.segments(),
+                _ => index + 1,
+            };
+            cipher
+                .open(number, last, buffer)
+                .map_err(|_| Error::Segment { segment: index, segments })?;
+        }
+        buffer.truncate(kept);
+        Ok(())
     }
 
     /// The bytes from `start` on, `length` of them or up to the end.
@@ -276,7 +320,7 @@ impl Input {
         Range {
             input: Arc::clone(self),
             at: start,
-            end: start.saturating_add(length).min(self.length),
+            end: start.saturating_add(length).min(self.len()),
             index: None,
             buffer: Vec::new(),
         }

@@ -13,15 +13,16 @@ use super::compress::decompressor;
 use super::error::{Error, Result};
 use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
 use super::frames::ZstdFrames;
+use super::growing::{Growing, Growth};
 use super::index::{Lines, parse_part, read_own};
 use super::keys::{KeySet, Keyring};
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
 use super::pass::{self, Contents, Control, Passed};
-use super::pipe::{Ahead, Filled, IN_FLIGHT, Input};
+use super::pipe::{Ahead, Extent, Filled, IN_FLIGHT, Input};
 use super::tar::TarReader;
-use super::write::part_name;
+use super::write::{ReadBack, part_name};
 use crate::crypto::ArchiveKey;
 use crate::format::archive::{
     ArchiveFormatError, ArchiveHeader, Compression, FOOTER_LEN, Footer, PREFIX_LEN, SegmentLayout,
@@ -125,23 +126,71 @@ impl ArchiveReader {
 
     /// Opens an archive of which the key set is known.
     pub(super) fn of_file(file: File, path: &Path, unlock: &Unlock<'_>) -> Result<Self> {
+        Self::of(file, path, unlock, None)
+    }
+
+    /// Reads back an archive that is being written, to its end.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn verify_growing(
+        file: File,
+        path: &Path,
+        unlock: &Unlock<'_>,
+        growth: &Arc<Growth>,
+        how: ReadBack,
+        control: Control<'_>,
+    ) -> Result<()> {
+        // The header is written at once.
+        growth.wait(0);
+        let again = file.try_clone().map_err(Error::io("open", path))?;
+        Self::of(file, path, unlock, Some(growth))?.read_back(how, control)?;
+        // It ends: as whoever reads it opens it, by its footer.
+        growth.wait(u64::MAX);
+        Self::of_file(again, path, unlock).map(drop)
+    }
+
+    fn read_back(&self, how: ReadBack, control: Control<'_>) -> Result<()> {
+        match how {
+            ReadBack::No => return Ok(()),
+            ReadBack::Written => self.verify_written(control)?,
+            ReadBack::Whole => self.verify(control)?,
+        };
+        Ok(())
+    }
+
+    fn of(
+        file: File,
+        path: &Path,
+        unlock: &Unlock<'_>,
+        growth: Option<&Arc<Growth>>,
+    ) -> Result<Self> {
         let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let growing = |sealed| growth.map(|growth| Growing::new(Arc::clone(growth), sealed));
         let (input, compression, header) = match read_header(&file, path)? {
             None => {
                 let compression = detect(&file, path)?;
-                (Input::plain(file, path, length), compression, None)
+                let extent = growing(None).map_or(Extent::Plain(length), Extent::Growing);
+                (Input::new(file, path, None, extent), compression, None)
             }
             Some((header, header_len)) => {
                 let key = unlock(&header)?;
                 let (header, cipher) = header.verify(&key).map_err(format_error(path))?;
-                let layout = SegmentLayout::new(header_len, header.segment_log2, length)
-                    .map_err(format_error(path))?;
-                let input = Input::sealed(file, path, cipher, layout);
+                let segment_log2 = header.segment_log2;
+                let extent = match growing(Some((header_len, segment_log2))) {
+                    Some(growing) => Extent::Growing(growing),
+                    None => SegmentLayout::new(header_len, segment_log2, length)
+                        .map(Extent::Sealed)
+                        .map_err(format_error(path))?,
+                };
+                let input = Input::new(file, path, Some(cipher), extent);
                 (input, header.compression, Some(header))
             }
         };
         let input = Arc::new(input);
-        let footer = if input.is_sealed() { Some(read_footer(&input)?) } else { None };
+        // At the end of what may not be there yet.
+        let has_footer = header.is_some() && growth.is_none();
+        let footer = has_footer.then(|| read_footer(&input)).transpose()?;
         let compressed_len = footer.map_or(input.len(), |footer| footer.compressed_len);
         let metadata = read_metadata(&input, compression, compressed_len)?;
         let same = metadata.compression == compression

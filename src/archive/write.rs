@@ -28,6 +28,18 @@ use crate::tree::{
 /// Bytes read of a large file and hashed at once: they stay in the processor's cache.
 const READ_AT_ONCE: usize = 256 * 1024;
 
+/// How an archive is read back while it is written, from its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadBack {
+    /// Not at all.
+    No,
+    /// Every byte, whether it came back as it was made: [`super::ArchiveReader::verify_written`].
+    #[default]
+    Written,
+    /// The SHA-256 of every file, too: [`super::ArchiveReader::verify`].
+    Whole,
+}
+
 /// How an archive is written.
 #[derive(Clone, Copy)]
 pub struct WriteOptions<'a> {
@@ -41,6 +53,8 @@ pub struct WriteOptions<'a> {
     pub threads: Option<NonZeroUsize>,
     /// What becomes of files that change meanwhile.
     pub on_change: OnChange,
+    /// How it is read back meanwhile; by default not at all.
+    pub read_back: ReadBack,
     /// Set by somebody else to stop.
     pub cancelled: &'a AtomicBool,
     /// Told of bytes and entries.
@@ -56,6 +70,7 @@ impl Default for WriteOptions<'_> {
             expected: None,
             threads: None,
             on_change: OnChange::default(),
+            read_back: ReadBack::No,
             cancelled: &NEVER,
             progress: &(),
         }

@@ -61,12 +61,8 @@ pub struct CreateRequest<'a> {
     pub sensitive: Option<Sensitive<'a>>,
     /// How it is written.
     pub options: WriteOptions<'a>,
-    /// How it is read back before it gets its name.
-    pub read_back: ReadBack,
     /// The present time.
     pub now: Timestamp,
-    /// Told when writing ended and reading back begins.
-    pub written: &'a (dyn Fn(&Written) + Sync),
 }
 
 /// A backup made.
@@ -96,36 +92,7 @@ pub fn find_base<'a>(catalog: &'a Catalog, name: &str, kind: ArchiveKind) -> Opt
     }
 }
 
-/// How a backup is read back before it gets its name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReadBack {
-    /// Not at all.
-    No,
-    /// Every byte of the file, whether it came back as it was made: [`ArchiveReader::verify_written`].
-    #[default]
-    Written,
-    /// The SHA-256 of every file, too: [`ArchiveReader::verify`].
-    Whole,
-}
-
-impl ReadBack {
-    /// Reads back what was just written.
-    pub(super) fn run(
-        self,
-        pending: &PendingArchive,
-        keys: Option<&dyn SealingKeys>,
-        control: Control<'_>,
-    ) -> Result<()> {
-        match self {
-            Self::No => return Ok(()),
-            Self::Written => pending.reader_with(keys)?.verify_written(control)?,
-            Self::Whole => pending.reader_with(keys)?.verify(control)?,
-        };
-        Ok(())
-    }
-}
-
-/// Makes a backup: written under a temporary name, read back, then named. What fails leaves
+/// Makes a backup: written under a temporary name and read back from there, then named. What fails leaves
 /// nothing.
 ///
 /// # Errors
@@ -153,14 +120,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     for source in *sources {
         half_restored.look_at_top(source, filter)?;
     }
-    let control = Control { cancelled: options.cancelled, progress: options.progress };
     let sealed_apart = match request.sensitive.as_ref().filter(|_| keys.is_none()) {
         Some(sensitive)
             if sealed::has_sensitive(sensitive.files, sources, filter, options.cancelled)? =>
         {
             let created = Timestamp { seconds: name.created, nanoseconds: 0 };
-            let (output, read_back) = (catalog.directory(), request.read_back);
-            sealed::write(sensitive, sources, filter, output, created, read_back, options)?
+            sealed::write(sensitive, sources, filter, catalog.directory(), created, options)?
         }
         _ => None,
     };
@@ -203,8 +168,6 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let mut pending = PendingArchive::create(catalog.directory())?;
     let written = write(&mut pending, &request, &description, &sections)?;
     half_restored.refuse()?;
-    (request.written)(&written);
-    request.read_back.run(&pending, *keys, control)?;
     let components = details
         .components
         .iter()

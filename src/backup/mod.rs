@@ -21,9 +21,7 @@ mod verify;
 
 pub use catalog::{Backup, Catalog, Lock};
 pub use chain::{Chain, Known, Restored, Selected, Selection};
-pub use create::{
-    BaseBackup, CreateRequest, Created, ReadBack, Source, create, find_base, make_output,
-};
+pub use create::{BaseBackup, CreateRequest, Created, Source, create, find_base, make_output};
 pub use details::{Component, Details};
 pub use error::{Error, Result};
 pub use filter::{Filter, Terms};

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 
-use super::create::{ReadBack, Source, refuse_cancelled};
+use super::create::{Source, refuse_cancelled};
 use super::error::{Error, Result};
 use super::filter::{Filter, Terms};
 use crate::archive::{
@@ -45,7 +45,6 @@ pub(super) fn write(
     filter: &Filter,
     output: &Path,
     created: Timestamp,
-    read_back: ReadBack,
     options: &WriteOptions<'_>,
 ) -> Result<Option<TempDir>> {
     let excludes: Vec<_> = sources
@@ -81,8 +80,6 @@ pub(super) fn write(
     let options = WriteOptions { expected: None, progress: &(), ..*options };
     let mut pending = PendingArchive::create(directory.path())?;
     pending.write(Some(sensitive.keys), &description, &sections, None, &options)?;
-    let control = Control { cancelled: options.cancelled, progress: options.progress };
-    read_back.run(&pending, Some(sensitive.keys), control)?;
     pending.publish(FILE)?;
     Ok(Some(directory))
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::archive::{ArchiveKind, Control, KeySet, Keyring, SectionName, WriteOptions};
+use crate::archive::{ArchiveKind, Control, KeySet, Keyring, ReadBack, SectionName, WriteOptions};
 use crate::crypto::{Argon2Parameters, Passphrase, Secret};
 use crate::tree::sample::{fill, is_root, path};
 use crate::tree::{CompareOptions, EntryKind, LocalTree, Timestamp, TreePath, TreeWriter, compare};
@@ -81,10 +81,8 @@ impl Room {
             details,
             keys: (!self.plain).then_some(&self.keys),
             sensitive: Some(Sensitive { files: &self.sensitive, keys: &self.keys }),
-            options: WriteOptions::default(),
-            read_back: ReadBack::default(),
+            options: WriteOptions { read_back: ReadBack::Written, ..WriteOptions::default() },
             now: Timestamp { seconds: self.clock, nanoseconds: 0 },
-            written: &|_| {},
         })
     }
 

@@ -28,8 +28,8 @@ use super::events::EventArgs;
 use super::failure::CommandResult;
 use super::init::CostArgs;
 use super::prompt::SecretArgs;
+use crate::archive::ReadBack;
 use crate::archive::{ArchiveKind, Compression};
-use crate::backup::ReadBack;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -3,6 +3,7 @@
 
 mod arbitrary;
 mod damage;
+mod growing;
 mod hostile;
 mod late;
 mod round_trip;

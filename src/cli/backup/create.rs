@@ -405,12 +405,11 @@ impl Work<'_, '_> {
                 expected: Some(self.expected),
                 threads: None,
                 on_change: if args.live { OnChange::Keep } else { OnChange::Fail },
+                read_back: args.read_back(),
                 cancelled: self.interrupt.flag(),
                 progress: &writing,
             },
-            read_back: args.read_back(),
             now: Timestamp { seconds: now.as_second(), nanoseconds },
-            written: &|_| {},
         });
         drop(writing);
         self.servers.finish();

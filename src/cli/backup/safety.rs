@@ -6,10 +6,10 @@ use super::RestoreArgs;
 use super::defaults::sensitive_of;
 use super::keys::secret_of;
 use super::run::{Bar, Interrupt};
-use crate::archive::{ArchiveKind, KeySet, Keyring, SealingKeys, WriteOptions};
+use crate::archive::{ArchiveKind, KeySet, Keyring, ReadBack, SealingKeys, WriteOptions};
 use crate::backup::{
-    self, Catalog, Chain, Component, CreateRequest, Details, Error, Filter, Lock, ReadBack,
-    Replaced, Sensitive, Source, Terms,
+    self, Catalog, Chain, Component, CreateRequest, Details, Error, Filter, Lock, Replaced,
+    Sensitive, Source, Terms,
 };
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
@@ -179,14 +179,13 @@ impl Safety<'_> {
             keys: keys.map(|keys| keys as &dyn SealingKeys),
             sensitive: for_sensitive.map(|keys| Sensitive { files: &self.patterns, keys }),
             options: WriteOptions {
+                // What it holds is about to be replaced.
+                read_back: ReadBack::Whole,
                 cancelled: self.interrupt.flag(),
                 progress: &bar,
                 ..WriteOptions::default()
             },
-            // What it holds is about to be replaced.
-            read_back: ReadBack::Whole,
             now: Timestamp { seconds: now.as_second(), nanoseconds: 0 },
-            written: &|_| {},
         })?;
         Ok(made.path)
     }

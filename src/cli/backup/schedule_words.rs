@@ -119,7 +119,7 @@ mod tests {
     use clap::Args as _;
 
     use super::*;
-    use crate::backup::ReadBack;
+    use crate::archive::ReadBack;
 
     /// Everything that can be said to `backup create` is remembered.
     #[test]

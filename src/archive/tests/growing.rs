@@ -1,0 +1,187 @@
+//! Archives that are read back while they are written.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::super::growing::Growth;
+use super::super::read::ArchiveReader;
+use super::damage::sealed;
+use super::*;
+
+const ALL: [Compression; 4] =
+    [Compression::None, Compression::Zstd, Compression::Gzip, Compression::Lz4];
+
+/// What is read of a file that gets these pieces, one after the other.
+fn read_growing(pieces: &[&[u8]], how: ReadBack) -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("growing");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let growth = Arc::new(Growth::default());
+    let keyring = Keyring::new().with_secret(passphrase("secret"));
+    std::thread::scope(|scope| {
+        let end = growth.end();
+        let reading = scope.spawn(|| {
+            let file = std::fs::File::open(&path).unwrap();
+            let unlock = |header: &_| keyring.unlock(header);
+            ArchiveReader::verify_growing(file, &path, &unlock, &growth, how, Control::default())
+        });
+        for piece in pieces {
+            file.write_all(piece).unwrap();
+            growth.add(piece.len() as u64);
+            std::thread::yield_now();
+        }
+        drop(end);
+        reading.join().unwrap()
+    })
+}
+
+/// The header, and what follows in pieces of these lengths.
+fn pieces(bytes: &[u8], header: usize, length: usize) -> Vec<&[u8]> {
+    let (header, rest) = bytes.split_at(header);
+    std::iter::once(header).chain(rest.chunks(length)).collect()
+}
+
+fn header_len(bytes: &[u8]) -> usize {
+    crate::format::archive::header_len(bytes.first_chunk().unwrap()).unwrap()
+}
+
+#[test]
+fn it_is_read_in_whatever_pieces_it_is_written() {
+    let (_out, bytes) = sealed();
+    let segment = (1 << 18) + 16;
+    for how in [ReadBack::Written, ReadBack::Whole] {
+        for length in [997, segment - 1, segment, segment + 1, 3 * segment, bytes.len()] {
+            read_growing(&pieces(&bytes, header_len(&bytes), length), how).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whatever_is_wrong_with_it_is_found() {
+    let (_out, good) = sealed();
+    let header = header_len(&good);
+    for at in [9, header, header + 300_000, good.len() - 300_000, good.len() - 20, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 4;
+        assert!(read_growing(&pieces(&bad, header, 100_000), ReadBack::Written).is_err(), "{at}");
+    }
+    let segment = (1 << 18) + 16;
+    for length in [0, 100, header, header + segment, good.len() - 17, good.len() - 1] {
+        let cut = &good[..length];
+        let pieces = pieces(cut, header.min(length), 100_000);
+        assert!(read_growing(&pieces, ReadBack::Written).is_err(), "{length}");
+    }
+    let longer = [&good[..], b"more"].concat();
+    assert!(read_growing(&pieces(&longer, header, 100_000), ReadBack::Written).is_err());
+}
+
+/// Sources of all lengths around those of a segment and of a buffer.
+#[test]
+fn every_form_is_read_back() {
+    let keys = key_set(&passphrase("secret"));
+    let mut noise = 7u32;
+    for length in [0, 1, 250_000, 262_000, 262_144, 263_000, 1 << 20, 3_000_000] {
+        let source = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = std::iter::repeat_with(|| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            noise.to_be_bytes()[0]
+        })
+        .take(length)
+        .collect();
+        std::fs::write(source.path().join("file"), content).unwrap();
+        for compression in ALL {
+            for keys in [None, Some(&keys)] {
+                for read_back in [ReadBack::Written, ReadBack::Whole] {
+                    let out = tempfile::tempdir().unwrap();
+                    let options =
+                        WriteOptions { compression, read_back, ..WriteOptions::default() };
+                    archive(source.path(), out.path(), "good", keys, &options).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Other keys from the second time on.
+struct Switching(KeySet, KeySet, AtomicU32);
+
+impl SealingKeys for Switching {
+    fn lend(&self, borrow: &mut dyn FnMut(&KeySet)) -> Result<()> {
+        borrow(if self.2.fetch_add(1, Ordering::Relaxed) == 0 { &self.0 } else { &self.1 });
+        Ok(())
+    }
+}
+
+#[test]
+fn what_does_not_come_back_is_no_archive() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..50u8 {
+        std::fs::write(source.path().join(number.to_string()), vec![number; 1 << 20]).unwrap();
+    }
+    let secret = passphrase("secret");
+    for compression in ALL {
+        let keys = Switching(key_set(&secret), key_set(&secret), AtomicU32::new(0));
+        let tree = LocalTree::open(source.path()).unwrap();
+        let sections =
+            [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
+        let read_back = ReadBack::Written;
+        let options = WriteOptions { compression, read_back, ..WriteOptions::default() };
+        let out = tempfile::tempdir().unwrap();
+        let mut pending = PendingArchive::create(out.path()).unwrap();
+        let about = description(ArchiveKind::Full);
+        let written = pending.write(Some(&keys), &about, &sections, None, &options);
+        assert!(matches!(written, Err(Error::Format { .. })), "{written:?}");
+        drop(pending);
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+    }
+}
+
+/// The source's own error is told, not what is missing of the archive.
+#[test]
+fn a_writer_that_fails_is_no_wrong_archive() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(source.path().join("a"), vec![1; 3 << 20]).unwrap();
+    std::fs::write(source.path().join("b"), "b").unwrap();
+    let keys = key_set(&passphrase("secret"));
+    for compression in ALL {
+        let read_back = ReadBack::Whole;
+        let expected = Some(Amount { entries: 3, bytes: 0 });
+        let tree = Failing(LocalTree::open(source.path()).unwrap());
+        let sections =
+            [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
+        let options = WriteOptions { compression, read_back, expected, ..WriteOptions::default() };
+        let mut pending = PendingArchive::create(out.path()).unwrap();
+        let about = description(ArchiveKind::Full);
+        let written = pending.write(Some(&keys), &about, &sections, None, &options);
+        assert!(matches!(written, Err(Error::Tree(_))), "{written:?}");
+    }
+}
+
+/// A tree of which the file `b` cannot be read.
+struct Failing(LocalTree);
+
+impl TreeReader for Failing {
+    fn describe(&self) -> String {
+        TreeReader::describe(&self.0)
+    }
+    fn walk<'a>(
+        &'a self,
+        exclude: crate::tree::Exclude<'a>,
+    ) -> crate::tree::Result<crate::tree::Walk<'a>> {
+        self.0.walk(exclude)
+    }
+    fn entry(&self, path: &TreePath) -> crate::tree::Result<crate::tree::Entry> {
+        self.0.entry(path)
+    }
+    fn content(
+        &self,
+        entry: &crate::tree::Entry,
+    ) -> crate::tree::Result<Box<dyn crate::tree::ContentReader>> {
+        if entry.path.as_bytes() == b"b" {
+            let path = entry.path.clone();
+            return Err(crate::tree::Error::Changed { tree: "test".into(), path });
+        }
+        self.0.content(entry)
+    }
+}
