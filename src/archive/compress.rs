@@ -46,7 +46,7 @@ pub(super) struct Compressor<W: Write> {
     filled: usize,
     chunk_len: usize,
     pending: VecDeque<Pending>,
-    /// Chunks on their way at most.
+    /// Chunks on their way, with the one that is submitted.
     limit: usize,
     /// Where the output was cut, as far as that is known.
     cuts: Vec<u64>,
@@ -174,7 +174,7 @@ impl<W: Write> Compressor<W> {
         let (answer, wait) = bounded(1);
         jobs.send(Job { chunk, answer }).map_err(|_| failed())?;
         self.pending.push_back(Pending::Frame(wait));
-        while self.pending.len() >= self.limit {
+        while self.pending.iter().filter(|one| !one.is_cut()).count() >= self.limit {
             self.collect()?;
         }
         Ok(())

@@ -163,7 +163,8 @@ fn decompress(
     mut into: Buffer,
 ) -> io::Result<Buffer> {
     if into.len() < content {
-        into = Buffer::new(content);
+        // For longer ones, too, that follow.
+        into = Buffer::new(WHOLE_MAX);
     }
     match decompressor.decompress_to_buffer(frame, &mut into[..content])? {
         count if count == content => Ok(into),

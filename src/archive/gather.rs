@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::error::{Error, Result};
 use super::metadata::{Amount, IndexEntry, SectionName, Where};
-use super::small::{Found, Job, is_small};
+use super::small::{Answer, Job, is_small};
 use crate::format::archive::ArchiveId;
 use crate::tree::{self, Digest, Entry, EntryKind, Exclude, TreePath, TreeReader};
 
@@ -65,7 +65,7 @@ pub struct Noticed {
 pub(super) struct Batch {
     pub(super) items: Vec<Item>,
     /// What was found in those whose content is [`Content::Small`], in their order.
-    pub(super) found: Receiver<Vec<Result<Found>>>,
+    pub(super) found: Receiver<Answer>,
 }
 
 /// An entry for the archive.

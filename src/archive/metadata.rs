@@ -17,8 +17,10 @@ pub(super) const INDEX_NAME: &str = "index.json";
 pub(super) const INDEX_PREFIX: &str = "index/";
 /// Longest `metadata.json` and `index.json`.
 pub(super) const METADATA_LIMIT: u64 = 16 << 20;
-/// Entries of one index part: bounds what writer and reader keep in memory.
+/// Entries of one index part at most: bounds what a reader keeps in memory.
 pub(super) const PART_ENTRIES: usize = 8192;
+/// Entries after which an index part is written: what is left at the end is read back when all else is.
+pub(super) const WRITTEN_ENTRIES: u64 = 4096;
 /// Bytes after which an index part is written, however few its entries.
 pub(super) const PART_BYTES: usize = 8 << 20;
 /// Longest index part that is read.

@@ -1,5 +1,6 @@
 //! Reading small files whole, ahead of who writes them and side by side.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -10,7 +11,9 @@ use super::gather::{OnChange, Section, check, may_vanish};
 use crate::tree::{self, ContentReader, Digest, Entry, EntryKind, TreeReader};
 
 /// Files up to this size are read ahead, whole.
-const SMALL: u64 = 256 * 1024;
+const SMALL: u64 = 256 << 10;
+/// Bytes of a buffer for the files of a job: what a batch has, with its last file.
+const BUFFER: usize = (1 << 20) + (256 << 10);
 /// No hole is smaller: a page.
 const HOLE: u64 = 4096;
 /// How often a file that keeps changing is read again.
@@ -23,8 +26,16 @@ const OPEN_ATTEMPTS: usize = 100;
 pub(super) struct Job {
     pub(super) section: usize,
     pub(super) entries: Vec<Entry>,
-    /// Gets what was found, in the order of the entries; as far as the first error.
-    pub(super) answer: Sender<Vec<Result<Found>>>,
+    pub(super) answer: Sender<Answer>,
+}
+
+/// What was found in the files of a job.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// In the order of the entries; as far as the first error.
+    pub(super) found: Vec<Result<Found>>,
+    /// Their contents are in it.
+    pub(super) data: Vec<u8>,
 }
 
 /// What a reading thread found.
@@ -40,24 +51,35 @@ pub(super) enum Found {
 /// A file read whole.
 pub(super) struct Small {
     pub(super) entry: Entry,
-    pub(super) data: Vec<u8>,
+    /// Where in the answer's data it is.
+    pub(super) content: Range<usize>,
     pub(super) digest: Digest,
     pub(super) unstable: bool,
 }
 
-/// What a reading thread does.
+/// What a reading thread does; with buffers that come back, where there are any.
 pub(super) fn read_small(
     sections: &[Section<'_>],
     on_change: OnChange,
     cancelled: &AtomicBool,
     jobs: &Receiver<Job>,
+    spare: &Receiver<Vec<u8>>,
 ) {
     for Job { section, entries, answer } in jobs {
         let mut found = Vec::with_capacity(entries.len());
+        let mut data = spare.try_recv().unwrap_or_default();
+        if data.is_empty() {
+            // Room for most jobs: it grows where that takes more.
+            data = vec![0; BUFFER];
+        }
+        let mut filled = 0;
         for entry in entries {
             let read = check(cancelled)
                 .and_then(|()| sections.get(section).ok_or(Error::Worker))
-                .and_then(|section| small(section.reader, entry, on_change));
+                .and_then(|section| small(section.reader, entry, on_change, &mut data, filled));
+            if let Ok(Found::Small(small)) = &read {
+                filled = small.content.end;
+            }
             let failed = read.is_err();
             found.push(read);
             if failed {
@@ -65,7 +87,7 @@ pub(super) fn read_small(
             }
         }
         // Nobody waits for it any more: then it is not wanted.
-        let _ = answer.send(found);
+        let _ = answer.send(Answer { found, data });
     }
 }
 
@@ -79,7 +101,14 @@ fn may_have_holes(entry: &Entry) -> bool {
     entry.allocated.saturating_add(HOLE) <= entry.metadata.size
 }
 
-fn small(reader: &dyn TreeReader, mut entry: Entry, on_change: OnChange) -> Result<Found> {
+/// Reads a file to the bytes of `data` from `start` on.
+fn small(
+    reader: &dyn TreeReader,
+    mut entry: Entry,
+    on_change: OnChange,
+    data: &mut Vec<u8>,
+    start: usize,
+) -> Result<Found> {
     for attempt in 1.. {
         let Some((fresh, content)) = open(reader, entry, on_change)? else {
             return Ok(Found::Gone);
@@ -89,8 +118,15 @@ fn small(reader: &dyn TreeReader, mut entry: Entry, on_change: OnChange) -> Resu
         if !is_small(&entry) {
             return Ok(Found::Large(Box::new(entry)));
         }
-        let mut data = vec![0u8; usize::try_from(size).unwrap_or(0)];
-        let end = u64::try_from(content.read_at(&mut data, 0)?).unwrap_or(u64::MAX);
+        let place = start..start + usize::try_from(size).unwrap_or(0);
+        if data.len() < place.end {
+            data.resize(place.end, 0);
+        }
+        let bytes = data.get_mut(place.clone()).ok_or(Error::Worker)?;
+        let count = content.read_at(bytes, 0)?;
+        // Of one that became shorter; another file may have been there before.
+        bytes[count..].fill(0);
+        let end = u64::try_from(count).unwrap_or(u64::MAX);
         let unstable = match content.check_unchanged() {
             Ok(()) if end == size => false,
             Ok(()) => return Err(tree::Error::Short { size, end }.into()),
@@ -98,8 +134,8 @@ fn small(reader: &dyn TreeReader, mut entry: Entry, on_change: OnChange) -> Resu
             Err(error) => return Err(error.into()),
         };
         if !unstable || attempt == READ_ATTEMPTS {
-            let digest = Digest(Sha256::digest(&data).into());
-            return Ok(Found::Small(Box::new(Small { entry, data, digest, unstable })));
+            let digest = Digest(Sha256::digest(&*bytes).into());
+            return Ok(Found::Small(Box::new(Small { entry, content: place, digest, unstable })));
         }
     }
     Err(Error::Worker)

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use sha2::{Digest as _, Sha256};
 
 use super::compress::{Compressor, Cut};
@@ -14,10 +14,10 @@ use super::gather::{self, Batch, Content, Counted, Item, Noticed, OnChange, Sect
 use super::hash::hash_hole;
 use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, Description, INDEX_NAME, INDEX_PREFIX, IndexEntry,
-    IndexPart, METADATA_NAME, PART_BYTES, PART_ENTRIES, SectionName, Where,
+    IndexPart, METADATA_NAME, PART_BYTES, SectionName, WRITTEN_ENTRIES, Where,
 };
 use super::pipe::Output;
-use super::small::{self, Found};
+use super::small::{self, Answer, Found};
 use super::tar::{END, SparseMap, Stored, encode_header, padding};
 use crate::format::archive::{ArchiveId, Compression, FOOTER_LEN, Footer};
 use crate::tree::{
@@ -109,12 +109,13 @@ pub(super) fn write(
     let threads = options.threads.unwrap_or(available);
     let (send_items, batches) = gather::channel();
     let (send_jobs, jobs) = gather::channel();
+    let (give_back, spare) = gather::channel();
     std::thread::scope(|scope| {
         for _ in 0..available.get().clamp(2, 8) {
-            let jobs = jobs.clone();
-            scope.spawn(move || small::read_small(sections, on_change, cancelled, &jobs));
+            let (jobs, spare) = (jobs.clone(), spare.clone());
+            scope.spawn(move || small::read_small(sections, on_change, cancelled, &jobs, &spare));
         }
-        drop(jobs);
+        drop((jobs, spare));
         let counted = match options.expected {
             Some(amount) => Counted::about(amount),
             None => gather::count(sections, on_change, cancelled)?,
@@ -140,6 +141,7 @@ pub(super) fn write(
             parts: Vec::new(),
             hash: Sha256::new(),
             noticed: Noticed::default(),
+            give_back,
         };
         let written = writer.write_all(&metadata, &batches);
         // Lets the walk notice that nobody takes its entries any more.
@@ -165,6 +167,8 @@ struct Writer<'a> {
     parts: Vec<(Cut, u64, u64)>,
     hash: Sha256,
     noticed: Noticed,
+    /// For the buffers of small files, once they are written.
+    give_back: Sender<Vec<u8>>,
 }
 
 impl Writer<'_> {
@@ -172,17 +176,21 @@ impl Writer<'_> {
         self.own_entry(METADATA_NAME, &pretty(metadata)?)?;
         for Batch { items, found, .. } in batches {
             let is_small = |item: &Item| matches!(item.content, Content::Small);
-            let mut found = match items.iter().any(is_small) {
+            let Answer { found, data } = match items.iter().any(is_small) {
                 true => found.recv().map_err(|_| Error::Worker)?,
-                false => Vec::new(),
-            }
-            .into_iter();
+                false => Answer::default(),
+            };
+            let mut found = found.into_iter();
             for item in items {
                 gather::check(self.options.cancelled)?;
-                self.item(item, &mut found)?;
-                if self.part_entries >= PART_ENTRIES as u64 || self.part.len() >= PART_BYTES {
+                self.item(item, &mut found, &data)?;
+                if self.part_entries >= WRITTEN_ENTRIES || self.part.len() >= PART_BYTES {
                     self.end_part()?;
                 }
+            }
+            if !data.is_empty() {
+                // Nobody to take it back any more: then it goes.
+                let _ = self.give_back.try_send(data);
             }
         }
         Ok(())
@@ -251,8 +259,13 @@ impl Writer<'_> {
         self.put(padding(metadata.size))
     }
 
-    /// An entry; the next of what was found where it is small.
-    fn item(&mut self, item: Item, found: &mut impl Iterator<Item = Result<Found>>) -> Result<()> {
+    /// An entry; the next of what was found where it is small, its content in `data`.
+    fn item(
+        &mut self,
+        item: Item,
+        found: &mut impl Iterator<Item = Result<Found>>,
+        data: &[u8],
+    ) -> Result<()> {
         let Item { mut index, links, content } = item;
         match content {
             Content::Nothing => {
@@ -280,7 +293,7 @@ impl Writer<'_> {
                     let name = archive_name(&index.section, &index.entry.path);
                     let metadata = &small.entry.metadata;
                     self.put(&encode_header(&name, metadata, &Stored::Content, links))?;
-                    self.put(&small.data)?;
+                    self.put(data.get(small.content).ok_or(Error::Worker)?)?;
                     self.put(padding(metadata.size))?;
                     self.options.progress.bytes(metadata.size);
                     self.count_bytes(metadata.size)?;

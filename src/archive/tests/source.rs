@@ -94,6 +94,28 @@ fn write(
     pending.write(None, &about, &sections, None, options)
 }
 
+/// Cuts off a byte each time.
+fn shrink(path: &Path) {
+    let length = std::fs::metadata(path).unwrap().len();
+    std::fs::File::options().write(true).open(path).unwrap().set_len(length - 1).unwrap();
+}
+
+/// What a file lost while it was read is zeros, not what another file had in the buffer.
+#[test]
+fn a_file_holds_nothing_of_another_one() {
+    let (source, reader) = restless(shrink, false);
+    for number in 0..3000 {
+        std::fs::write(source.path().join(format!("calm{number}")), vec![2; 16_000]).unwrap();
+    }
+    let options = WriteOptions { on_change: OnChange::Keep, ..WriteOptions::default() };
+    let (out, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut pending = PendingArchive::create(out.path()).unwrap();
+    write(&mut pending, &reader, &options).unwrap();
+    extract_all(&pending.reader(&Keyring::new()).unwrap(), target.path()).unwrap();
+    let kept = std::fs::read(target.path().join("restless small")).unwrap();
+    assert_eq!(kept, [&[1; 997][..], &[0]].concat());
+}
+
 #[test]
 fn a_source_that_changes_fails_the_archive() {
     for act in [append, shorten] {
