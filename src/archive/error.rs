@@ -50,14 +50,10 @@ pub enum Error {
     #[error("the archive's key slots were altered")]
     Altered,
     /// A segment does not authenticate: bytes were changed, moved, added or cut off.
-    #[error(
-        "the archive is damaged or was altered: segment {segment} of {segments} does not authenticate"
-    )]
+    #[error("the archive is damaged or was altered: segment {segment} does not authenticate")]
     Segment {
         /// Which, from 0.
         segment: u64,
-        /// How many there are.
-        segments: u64,
     },
     /// The compressed stream is damaged (of an archive that is not sealed), or ends too early.
     #[error("the archive is damaged: {0}")]

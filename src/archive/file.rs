@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{Advice, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
@@ -35,7 +35,7 @@ pub struct PendingArchive {
     directory: OwnedFd,
     shown: PathBuf,
     partial: String,
-    /// Makes durable what was written, while it is read back.
+    /// Makes durable what was written, while others go on.
     syncing: Option<JoinHandle<io::Result<()>>>,
     published: bool,
 }
@@ -73,8 +73,8 @@ impl PendingArchive {
         self.shown.join(&self.partial)
     }
 
-    /// Writes the archive: sealed under `keys`, or as a plain tar without; and reads it back meanwhile, as
-    /// `options` say. Keys that are still being
+    /// Writes the archive: sealed under `keys`, or as a plain tar without; and reads it back, as `options`
+    /// say. Keys that are still being
     /// derived are waited for only when there is much to be sealed. Nothing is durable before
     /// [`Self::publish`].
     ///
@@ -95,11 +95,11 @@ impl PendingArchive {
         let (id, compression) = (ArchiveId::random(), options.compression);
         let capacity = if keys.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
         let durable = file.try_clone().map_err(Error::io("open", &path))?;
-        let reads_back = options.read_back != ReadBack::No;
-        let reading = reads_back.then(|| self.open(OFlags::RDONLY, "open")).transpose()?;
+        let meanwhile = options.read_back == ReadBack::Written;
+        let reading = meanwhile.then(|| self.open(OFlags::RDONLY, "open")).transpose()?;
         let growth = Arc::new(Growth::default());
         let (tell, sealer) = bounded(1);
-        std::thread::scope(|scope| {
+        let written = std::thread::scope(|scope| {
             // Before whoever reads is waited for, whatever happens here.
             let end = growth.end();
             let reading = reading.map(|file| {
@@ -107,9 +107,10 @@ impl PendingArchive {
                 scope.spawn(move || {
                     let control = Control { cancelled: options.cancelled, progress: &() };
                     let unlock = |header: &UnverifiedHeader| archive_key(keys, header);
-                    let how = options.read_back;
-                    ArchiveReader::verify_growing(file, path, &unlock, growth, how, control)
-                        .inspect_err(|_| growth.give_up())
+                    let given_up = growth.given_up();
+                    ArchiveReader::verify_growing(file, path, &unlock, growth, control)?;
+                    given_up.not();
+                    Ok(())
                 })
             });
             let told = reading.is_some().then(|| Arc::clone(&growth));
@@ -134,7 +135,16 @@ impl PendingArchive {
                 Some(Err(error)) if written.is_ok() || growth.was_stopped() => Err(error),
                 _ => written,
             }
-        })
+        })?;
+        if options.read_back == ReadBack::Whole {
+            self.synced()?;
+            let file = self.open(OFlags::RDONLY, "open")?;
+            // A hint: without it nothing is lost.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+            let control = Control { cancelled: options.cancelled, progress: options.progress };
+            self.reader_with(keys)?.verify(control)?;
+        }
+        Ok(written)
     }
 
     /// Waits until what was written is durable.

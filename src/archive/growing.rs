@@ -40,6 +40,22 @@ impl Drop for End<'_> {
     }
 }
 
+/// Tells the writer that its reader found something wrong, or panicked, unless that is taken back.
+pub(super) struct GivenUp<'a>(&'a Growth);
+
+impl GivenUp<'_> {
+    /// All is well.
+    pub(super) fn not(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwanted = true;
+    }
+}
+
 impl Growth {
     /// What ends it, for its writer to hold.
     pub(super) fn end(&self) -> End<'_> {
@@ -65,9 +81,9 @@ impl Growth {
         (state.length <= length).then_some(state.length)
     }
 
-    /// Spares the writer the rest of a file that is of no use.
-    pub(super) fn give_up(&self) {
-        self.state.lock().unwanted = true;
+    /// Spares the writer the rest of a file that is of no use, for its reader to hold.
+    pub(super) fn given_up(&self) -> GivenUp<'_> {
+        GivenUp(self)
     }
 
     /// Whether the writer failed because its reader gave up.

@@ -303,13 +303,7 @@ impl Input {
             _ => Error::Io { action: "read", path: self.path.clone(), source: error },
         })?;
         if let Some(cipher) = &self.cipher {
-            let segments = match &self.extent {
-                Extent::Sealed(layout) => layout.segments(),
-                _ => index + 1,
-            };
-            cipher
-                .open(number, last, buffer)
-                .map_err(|_| Error::Segment { segment: index, segments })?;
+            cipher.open(number, last, buffer).map_err(|_| Error::Segment { segment: index })?;
         }
         buffer.truncate(kept);
         Ok(())

@@ -22,7 +22,7 @@ use super::metadata::{
 use super::pass::{self, Contents, Control, Passed};
 use super::pipe::{Ahead, Extent, Filled, IN_FLIGHT, Input};
 use super::tar::TarReader;
-use super::write::{ReadBack, part_name};
+use super::write::part_name;
 use crate::crypto::ArchiveKey;
 use crate::format::archive::{
     ArchiveFormatError, ArchiveHeader, Compression, FOOTER_LEN, Footer, PREFIX_LEN, SegmentLayout,
@@ -129,7 +129,7 @@ impl ArchiveReader {
         Self::of(file, path, unlock, None)
     }
 
-    /// Reads back an archive that is being written, to its end.
+    /// As [`Self::verify_written`], of an archive that is still being written, to its end.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -138,25 +138,19 @@ impl ArchiveReader {
         path: &Path,
         unlock: &Unlock<'_>,
         growth: &Arc<Growth>,
-        how: ReadBack,
         control: Control<'_>,
     ) -> Result<()> {
         // The header is written at once.
         growth.wait(0);
         let again = file.try_clone().map_err(Error::io("open", path))?;
-        Self::of(file, path, unlock, Some(growth))?.read_back(how, control)?;
+        Self::of(file, path, unlock, Some(growth))?.verify_written(control)?;
         // It ends: as whoever reads it opens it, by its footer.
-        growth.wait(u64::MAX);
+        let written = growth.wait(u64::MAX);
+        let there = again.metadata().map_err(Error::io("read", path))?.len();
+        if written != Some(there) {
+            return Err(Error::Damaged("it is not as long as what was written to it".into()));
+        }
         Self::of_file(again, path, unlock).map(drop)
-    }
-
-    fn read_back(&self, how: ReadBack, control: Control<'_>) -> Result<()> {
-        match how {
-            ReadBack::No => return Ok(()),
-            ReadBack::Written => self.verify_written(control)?,
-            ReadBack::Whole => self.verify(control)?,
-        };
-        Ok(())
     }
 
     fn of(

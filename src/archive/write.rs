@@ -28,15 +28,16 @@ use crate::tree::{
 /// Bytes read of a large file and hashed at once: they stay in the processor's cache.
 const READ_AT_ONCE: usize = 256 * 1024;
 
-/// How an archive is read back while it is written, from its file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How an archive is read back from its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadBack {
     /// Not at all.
     No,
-    /// Every byte, whether it came back as it was made: [`super::ArchiveReader::verify_written`].
-    #[default]
+    /// Every byte, whether it came back as it was made ([`super::ArchiveReader::verify_written`]), while
+    /// it is being written: from what the kernel holds of the file.
     Written,
-    /// The SHA-256 of every file, too: [`super::ArchiveReader::verify`].
+    /// The SHA-256 of every file, too ([`super::ArchiveReader::verify`]), once all is durable: from the
+    /// disk, where the filesystem lets go what the kernel holds of the file.
     Whole,
 }
 
@@ -53,7 +54,7 @@ pub struct WriteOptions<'a> {
     pub threads: Option<NonZeroUsize>,
     /// What becomes of files that change meanwhile.
     pub on_change: OnChange,
-    /// How it is read back meanwhile; by default not at all.
+    /// How it is read back; by default not at all.
     pub read_back: ReadBack,
     /// Set by somebody else to stop.
     pub cancelled: &'a AtomicBool,
@@ -188,7 +189,7 @@ impl Writer<'_> {
                     self.end_part()?;
                 }
             }
-            if !data.is_empty() {
+            if data.len() == small::BUFFER {
                 // Nobody to take it back any more: then it goes.
                 let _ = self.give_back.try_send(data);
             }

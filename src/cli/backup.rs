@@ -28,8 +28,7 @@ use super::events::EventArgs;
 use super::failure::CommandResult;
 use super::init::CostArgs;
 use super::prompt::SecretArgs;
-use crate::archive::ReadBack;
-use crate::archive::{ArchiveKind, Compression};
+use crate::archive::{ArchiveKind, Compression, ReadBack};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -223,7 +222,7 @@ struct CreateArgs {
     /// Do not read the backup back.
     #[arg(long)]
     no_verify: bool,
-    /// Compare the SHA-256 of each file, too, when the backup is read back.
+    /// Read the backup back from the disk, and compare the SHA-256 of each file, too.
     #[arg(long, conflicts_with = "no_verify")]
     validate: bool,
     #[command(flatten)]

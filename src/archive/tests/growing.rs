@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::super::growing::Growth;
 use super::super::read::ArchiveReader;
 use super::damage::sealed;
+use super::late::noise;
 use super::*;
 
 const ALL: [Compression; 4] =
     [Compression::None, Compression::Zstd, Compression::Gzip, Compression::Lz4];
 
 /// What is read of a file that gets these pieces, one after the other.
-fn read_growing(pieces: &[&[u8]], how: ReadBack) -> Result<()> {
+fn read_growing(pieces: &[&[u8]]) -> Result<()> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("growing");
     let mut file = std::fs::File::create(&path).unwrap();
@@ -24,7 +25,7 @@ fn read_growing(pieces: &[&[u8]], how: ReadBack) -> Result<()> {
         let reading = scope.spawn(|| {
             let file = std::fs::File::open(&path).unwrap();
             let unlock = |header: &_| keyring.unlock(header);
-            ArchiveReader::verify_growing(file, &path, &unlock, &growth, how, Control::default())
+            ArchiveReader::verify_growing(file, &path, &unlock, &growth, Control::default())
         });
         for piece in pieces {
             file.write_all(piece).unwrap();
@@ -50,10 +51,8 @@ fn header_len(bytes: &[u8]) -> usize {
 fn it_is_read_in_whatever_pieces_it_is_written() {
     let (_out, bytes) = sealed();
     let segment = (1 << 18) + 16;
-    for how in [ReadBack::Written, ReadBack::Whole] {
-        for length in [997, segment - 1, segment, segment + 1, 3 * segment, bytes.len()] {
-            read_growing(&pieces(&bytes, header_len(&bytes), length), how).unwrap();
-        }
+    for length in [997, segment - 1, segment, segment + 1, 3 * segment, bytes.len()] {
+        read_growing(&pieces(&bytes, header_len(&bytes), length)).unwrap();
     }
 }
 
@@ -64,32 +63,74 @@ fn whatever_is_wrong_with_it_is_found() {
     for at in [9, header, header + 300_000, good.len() - 300_000, good.len() - 20, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 4;
-        assert!(read_growing(&pieces(&bad, header, 100_000), ReadBack::Written).is_err(), "{at}");
+        assert!(read_growing(&pieces(&bad, header, 100_000)).is_err(), "{at}");
     }
     let segment = (1 << 18) + 16;
     for length in [0, 100, header, header + segment, good.len() - 17, good.len() - 1] {
         let cut = &good[..length];
         let pieces = pieces(cut, header.min(length), 100_000);
-        assert!(read_growing(&pieces, ReadBack::Written).is_err(), "{length}");
+        assert!(read_growing(&pieces).is_err(), "{length}");
     }
     let longer = [&good[..], b"more"].concat();
-    assert!(read_growing(&pieces(&longer, header, 100_000), ReadBack::Written).is_err());
+    assert!(read_growing(&pieces(&longer, header, 100_000)).is_err());
+}
+
+#[test]
+fn whatever_is_wrong_with_one_that_is_not_sealed_is_found() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(source.path().join("file"), noise(1, 600_000)).unwrap();
+    // Nothing is held against the content of one that is neither sealed nor compressed but its digest.
+    for compression in ALL {
+        let options = WriteOptions { compression, ..WriteOptions::default() };
+        let (file, _) =
+            archive(source.path(), out.path(), compression.name(), None, &options).unwrap();
+        let good = std::fs::read(file).unwrap();
+        read_growing(&pieces(&good, good.len().min(1 << 18), 100_000)).unwrap();
+        for at in [3, good.len() / 2, good.len() - 1500] {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            let pieces = pieces(&bad, good.len().min(1 << 18), 100_000);
+            assert!(read_growing(&pieces).is_err(), "{compression}, byte {at}");
+        }
+        for length in [0, 5, good.len() / 2, good.len() - 1] {
+            let pieces = pieces(&good[..length], length.min(1 << 18), 100_000);
+            assert!(read_growing(&pieces).is_err(), "{compression}, {length} bytes");
+        }
+    }
+}
+
+/// Nobody but its writer may make the file longer.
+#[test]
+fn what_others_wrote_is_found() {
+    for sealed_by in [None, Some(key_set(&passphrase("secret")))] {
+        let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(source.path().join("file"), "text").unwrap();
+        let options = WriteOptions::default();
+        let (file, _) =
+            archive(source.path(), out.path(), "good", sealed_by.as_ref(), &options).unwrap();
+        let growth = Arc::new(Growth::default());
+        let length = std::fs::metadata(&file).unwrap().len();
+        growth.add(length);
+        drop(growth.end());
+        let keyring = Keyring::new().with_secret(passphrase("secret"));
+        let read = || {
+            let unlock = |header: &_| keyring.unlock(header);
+            let opened = std::fs::File::open(&file).unwrap();
+            ArchiveReader::verify_growing(opened, &file, &unlock, &growth, Control::default())
+        };
+        read().unwrap();
+        std::fs::File::options().append(true).open(&file).unwrap().write_all(b"more").unwrap();
+        assert!(read().is_err());
+    }
 }
 
 /// Sources of all lengths around those of a segment and of a buffer.
 #[test]
 fn every_form_is_read_back() {
     let keys = key_set(&passphrase("secret"));
-    let mut noise = 7u32;
-    for length in [0, 1, 250_000, 262_000, 262_144, 263_000, 1 << 20, 3_000_000] {
+    for length in [0, 8, 250_000, 262_000, 262_144, 263_000, 1 << 20, 3_000_000] {
         let source = tempfile::tempdir().unwrap();
-        let content: Vec<u8> = std::iter::repeat_with(|| {
-            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            noise.to_be_bytes()[0]
-        })
-        .take(length)
-        .collect();
-        std::fs::write(source.path().join("file"), content).unwrap();
+        std::fs::write(source.path().join("file"), noise(1, length)).unwrap();
         for compression in ALL {
             for keys in [None, Some(&keys)] {
                 for read_back in [ReadBack::Written, ReadBack::Whole] {
@@ -133,6 +174,21 @@ fn what_does_not_come_back_is_no_archive() {
         let written = pending.write(Some(&keys), &about, &sections, None, &options);
         assert!(matches!(written, Err(Error::Format { .. })), "{written:?}");
         drop(pending);
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn whoever_stops_waits_for_nobody() {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("a"), "a").unwrap();
+    let cancelled = std::sync::atomic::AtomicBool::new(true);
+    let keys = key_set(&passphrase("secret"));
+    for read_back in [ReadBack::Written, ReadBack::Whole] {
+        let options = WriteOptions { read_back, cancelled: &cancelled, ..WriteOptions::default() };
+        let out = tempfile::tempdir().unwrap();
+        let written = archive(source.path(), out.path(), "none", Some(&keys), &options);
+        assert!(matches!(written, Err(Error::Cancelled)), "{written:?}");
         assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
     }
 }

@@ -33,7 +33,7 @@ impl SealingKeys for Late<'_> {
     }
 }
 
-fn noise(seed: u8, length: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u8, length: usize) -> Vec<u8> {
     let mut state = 1 + u64::from(seed) * 0x9E37_79B9;
     let step = || {
         state ^= state << 13;
@@ -57,7 +57,8 @@ fn write_late(source: &Path, pending: &mut PendingArchive, keys: &Late<'_>) -> R
     let tree = LocalTree::open(source).unwrap();
     let sections =
         [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
-    let options = WriteOptions { progress: keys.read, ..WriteOptions::default() };
+    let read_back = ReadBack::Written;
+    let options = WriteOptions { progress: keys.read, read_back, ..WriteOptions::default() };
     let about = description(ArchiveKind::Full);
     pending.write(Some(keys), &about, &sections, None, &options)
 }
@@ -98,7 +99,8 @@ fn what_waits_for_the_keys_is_bounded() {
                 before = now();
                 std::thread::sleep(Duration::from_millis(500));
             }
-            self.1.store(before, Ordering::Relaxed);
+            // The first time: whoever reads back asks for them, too.
+            let _ = self.1.compare_exchange(0, before, Ordering::Relaxed, Ordering::Relaxed);
             self.0.lend(borrow)
         }
     }
@@ -107,7 +109,8 @@ fn what_waits_for_the_keys_is_bounded() {
     let sections =
         [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
     let threads = std::num::NonZeroUsize::new(2);
-    let options = WriteOptions { progress: &read, threads, ..WriteOptions::default() };
+    let read_back = ReadBack::Written;
+    let options = WriteOptions { progress: &read, threads, read_back, ..WriteOptions::default() };
     let about = description(ArchiveKind::Full);
     pending.write(Some(&late), &about, &sections, None, &options).unwrap();
     assert!(most.load(Ordering::Relaxed) < 120 << 20);
