@@ -568,6 +568,43 @@ fn an_ordinary_user_restores_what_root_archived() {
     assert!(told.stdout.contains("they are yours now"), "{}", told.stdout);
 }
 
+#[test]
+fn without_threads_there_is_an_error_or_a_backup() {
+    if !root_is_here("without_threads_there_is_an_error_or_a_backup") {
+        return;
+    }
+    // Whom no other test's processes count for.
+    const USER: &str = "61234";
+    let room = Room::new();
+    fs::copy(strongroom().get_program(), room.path("strongroom")).unwrap();
+    run(Command::new("chown").args(["-R", USER]).arg(room.directory.path())).expect(0);
+    let (mut failed, mut made) = (0, 0);
+    for limit in [1, 2, 4, 6, 8, 16, 32] {
+        let output = format!("out/{limit}");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups", "--", "prlimit"]);
+        command.arg(format!("--nproc={limit}")).arg(room.path("strongroom"));
+        command.args(["backup", "create", "app", "--output", &output]);
+        command.args(["--passphrase-file", "passphrase"]).current_dir(room.directory.path());
+        let ran = run(&mut command);
+        let written = fs::read_dir(room.path(&output)).map_or(0, |entries| {
+            let is_archive = |name: &str| name.contains(".tar.") || name.contains("partial");
+            entries
+                .filter(|entry| is_archive(entry.as_ref().unwrap().file_name().to_str().unwrap()))
+                .count()
+        });
+        if ran.code == Some(0) {
+            made += 1;
+            assert_eq!(written, 1, "{limit}");
+        } else {
+            failed += 1;
+            assert_eq!((ran.code, written), (Some(1), 0), "{limit}: {}", ran.stderr);
+            assert!(ran.stderr.contains("no thread can be started"), "{limit}: {}", ran.stderr);
+        }
+    }
+    assert!(failed > 0 && made > 0, "{failed} failed, {made} made");
+}
+
 /// Waits for a line of a child's, which says that it is ready.
 fn ready(child: &mut std::process::Child) {
     use std::io::BufRead as _;

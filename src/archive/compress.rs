@@ -10,6 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use zstd::zstd_safe::CParameter;
 
 use super::buffer::Buffer;
+use super::error::Result;
+use super::threads::{start, start_some};
 use crate::format::archive::Compression;
 
 /// Bytes of a frame (gzip, LZ4).
@@ -77,22 +79,24 @@ enum Pending {
 }
 
 impl<W: Write> Compressor<W> {
+    /// # Errors
+    /// [`super::Error::NoThread`].
     pub(super) fn new(
         output: W,
         compression: Compression,
         level: Option<i32>,
         threads: NonZeroUsize,
-    ) -> Self {
+    ) -> Result<Self> {
         let threads = threads.get();
         let (jobs, queue) = unbounded::<Job>();
         if compression != Compression::None {
-            for _ in 0..threads {
+            start_some(threads, || {
                 let queue = queue.clone();
                 // They end when the queue does, which this value holds.
-                std::thread::spawn(move || work(compression, level, &queue));
-            }
+                start(move || work(compression, level, &queue))
+            })?;
         }
-        Self {
+        Ok(Self {
             output,
             count: 0,
             jobs: Some(jobs).filter(|_| compression != Compression::None),
@@ -104,7 +108,7 @@ impl<W: Write> Compressor<W> {
             cuts: Vec::new(),
             spare: Vec::new(),
             failed: false,
-        }
+        })
     }
 
     /// Ends the frame, if one was begun: the next one begins behind it.
@@ -335,7 +339,7 @@ mod tests {
 
     fn compress(compression: Compression, parts: &[&[u8]]) -> (Vec<u8>, Vec<u64>) {
         let threads = NonZeroUsize::new(3).unwrap();
-        let mut compressor = Compressor::new(Vec::new(), compression, None, threads);
+        let mut compressor = Compressor::new(Vec::new(), compression, None, threads).unwrap();
         let mut cuts = Vec::new();
         for part in parts {
             compressor.write_all(part).unwrap();
@@ -443,7 +447,7 @@ mod tests {
     fn a_full_disk_is_told() {
         for compression in ALL {
             let threads = NonZeroUsize::new(2).unwrap();
-            let mut compressor = Compressor::new(Full(1000), compression, None, threads);
+            let mut compressor = Compressor::new(Full(1000), compression, None, threads).unwrap();
             let mut state = 1u64;
             let noise: Vec<u8> = (0..3 * CHUNK)
                 .map(|_| {

@@ -91,6 +91,9 @@ pub enum Error {
     /// Somebody asked to stop.
     #[error("stopped on request")]
     Cancelled,
+    /// The system gives no thread: a limit on tasks was reached.
+    #[error("no thread can be started: {0}")]
+    NoThread(io::Error),
     /// A thread of the work ended by a panic.
     #[error("a worker thread failed")]
     Worker,

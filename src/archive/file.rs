@@ -20,6 +20,7 @@ use super::metadata::Description;
 use super::pass::Control;
 use super::pipe::{Output, PLAIN_BUFFER, Sealer};
 use super::read::ArchiveReader;
+use super::threads::{start, start_in};
 use super::write::{self, ReadBack, WriteOptions, Written};
 use crate::crypto::{ArchiveKey, random_array};
 use crate::format::archive::{
@@ -74,9 +75,8 @@ impl PendingArchive {
     }
 
     /// Writes the archive: sealed under `keys`, or as a plain tar without; and reads it back, as `options`
-    /// say. Keys that are still being
-    /// derived are waited for only when there is much to be sealed. Nothing is durable before
-    /// [`Self::publish`].
+    /// say. Keys that are still being derived are waited for only when there is much to be sealed. Nothing
+    /// is durable before [`Self::publish`].
     ///
     /// # Errors
     /// When a section cannot be read, the file cannot be written, or there are no keys after all;
@@ -102,9 +102,9 @@ impl PendingArchive {
         let written = std::thread::scope(|scope| {
             // Before whoever reads is waited for, whatever happens here.
             let end = growth.end();
-            let reading = reading.map(|file| {
+            let follow = |file| {
                 let (path, growth) = (&path, &growth);
-                scope.spawn(move || {
+                start_in(scope, move || {
                     let control = Control { cancelled: options.cancelled, progress: &() };
                     let unlock = |header: &UnverifiedHeader| archive_key(keys, header);
                     let given_up = growth.given_up();
@@ -112,23 +112,24 @@ impl PendingArchive {
                     given_up.not();
                     Ok(())
                 })
-            });
+            };
+            let reading = reading.map(follow).transpose()?;
             let told = reading.is_some().then(|| Arc::clone(&growth));
-            let output = Output::new(file, &path, sealer, capacity, told);
-            scope.spawn(move || {
+            let output = Output::new(file, &path, sealer, capacity, told)?;
+            start_in(scope, move || {
                 let sealer = match keys {
                     None => Ok(Sealer::plain()),
                     Some(keys) => sealer_of(keys, id, compression),
                 };
                 // Nobody waits for it any more: then it is not wanted.
                 let _ = tell.send(sealer);
-            });
+            })?;
             let sealed = keys.is_some();
             let written =
                 write::write(output, sealed, id, description, sections, unchanged, options);
             drop(end);
             if written.is_ok() {
-                self.syncing = Some(std::thread::spawn(move || durable.sync_all()));
+                self.syncing = Some(start(move || durable.sync_all())?);
             }
             let read = reading.map(|reading| reading.join().unwrap_or(Err(Error::Worker)));
             match read {

@@ -12,7 +12,9 @@ use zstd::zstd_safe::{compress_bound, find_frame_compressed_size, get_frame_cont
 
 use super::buffer::Buffer;
 use super::compress::ZSTD_WINDOW_LOG_MAX;
+use super::error::Result;
 use super::pipe::{Ahead, Filled, Piece, Pieces};
+use super::threads::{start, start_some};
 
 /// Longest content of a frame that is decompressed whole; others are streamed.
 const WHOLE_MAX: usize = 8 << 20;
@@ -63,16 +65,18 @@ impl ZstdFrames {
     /// Buffers on their way: few, as each is a frame.
     pub(super) const IN_FLIGHT: usize = 1;
 
-    pub(super) fn new(input: Ahead) -> Self {
+    /// # Errors
+    /// [`super::Error::NoThread`].
+    pub(super) fn new(input: Ahead) -> Result<Self> {
         let (jobs, queue) = unbounded();
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = threads.clamp(1, THREADS_MAX);
-        for _ in 0..threads {
+        start_some(threads, || {
             let queue = queue.clone();
             // They end when the queue does, which this value holds.
-            std::thread::spawn(move || work(&queue));
-        }
-        Self {
+            start(move || work(&queue))
+        })?;
+        Ok(Self {
             input: Some(input),
             read: Vec::new(),
             jobs,
@@ -82,7 +86,7 @@ impl ZstdFrames {
             failure: None,
             spare: Vec::new(),
             streamed: None,
-        }
+        })
     }
 
     /// Hands on the next frame; whether there is one that is decompressed whole.
@@ -212,9 +216,10 @@ mod tests {
     use super::*;
 
     fn frames(bytes: &[u8]) -> io::Result<Vec<u8>> {
-        let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2);
+        let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2).unwrap();
         let mut output = Vec::new();
-        Ahead::new(ZstdFrames::new(input), ZstdFrames::IN_FLIGHT).read_to_end(&mut output)?;
+        let frames = ZstdFrames::new(input).unwrap();
+        Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap().read_to_end(&mut output)?;
         Ok(output)
     }
 
@@ -284,9 +289,10 @@ mod tests {
         bad[200_000.min(frame.len() / 2)] ^= 0x10;
         for tail in [bad, frame[..frame.len() / 2].to_vec(), b"no frame".to_vec()] {
             let bytes = [&good[..], &tail].concat();
-            let input = Ahead::new(Filled(Cursor::new(bytes)), 2);
+            let input = Ahead::new(Filled(Cursor::new(bytes)), 2).unwrap();
             let mut output = Vec::new();
-            let mut ahead = Ahead::new(ZstdFrames::new(input), ZstdFrames::IN_FLIGHT);
+            let frames = ZstdFrames::new(input).unwrap();
+            let mut ahead = Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap();
             assert!(ahead.read_to_end(&mut output).is_err());
             assert!(output.starts_with(&text(300_000).repeat(6)));
         }

@@ -245,7 +245,8 @@ fn example(compression: Compression, sealed: bool) -> Vec<u8> {
     let result = file.try_clone().expect("a descriptor more");
     let (tell, sealer) = crossbeam_channel::bounded(1);
     tell.send(Ok(Sealer::plain())).expect("there is room for one");
-    let output = Output::new(file, Path::new("example"), sealer, PLAIN_BUFFER, None);
+    let output =
+        Output::new(file, Path::new("example"), sealer, PLAIN_BUFFER, None).expect("a thread");
     let options = WriteOptions { compression, threads: NonZeroUsize::new(1), ..Default::default() };
     write::write(output, sealed, ID, &description(), &sections, None, &options)
         .expect("a small tree can be archived");

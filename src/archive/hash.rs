@@ -5,6 +5,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Error, Result};
+use super::threads::start_in;
 use crate::tree::{self, Digest};
 
 /// Buffers on their way.
@@ -28,7 +29,7 @@ pub(super) fn hashing<T>(work: impl FnOnce(&Hashing) -> Result<T>) -> Result<(Di
     let (full, pieces) = bounded(IN_FLIGHT);
     let (hashed, empty) = bounded(IN_FLIGHT + 2);
     std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
+        let thread = start_in(scope, move || {
             let mut hasher = Sha256::new();
             for piece in pieces {
                 match piece {
@@ -41,7 +42,7 @@ pub(super) fn hashing<T>(work: impl FnOnce(&Hashing) -> Result<T>) -> Result<(Di
                 }
             }
             Digest(hasher.finalize().into())
-        });
+        })?;
         let hashing = Hashing { full, empty };
         let done = work(&hashing);
         drop(hashing);

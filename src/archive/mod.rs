@@ -32,6 +32,7 @@ mod read;
 mod sink;
 mod small;
 mod tar;
+mod threads;
 mod write;
 
 pub use crate::format::archive::{ArchiveId, Compression};

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::buffer::Buffer;
 use super::error::{Error, Result};
 use super::growing::{Growing, Growth, Place};
+use super::threads::start;
 use crate::crypto::{SegmentCipher, TAG_LEN};
 use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
@@ -59,19 +60,22 @@ impl Output {
     /// Writes to an empty file what `sealer` gives, and behind it what is written here: sealed in
     /// segments of `capacity` bytes where there is a cipher. The sealer may come late. `growth` is told
     /// how far the file is.
+    ///
+    /// # Errors
+    /// [`Error::NoThread`].
     pub(super) fn new(
         file: File,
         path: &Path,
         sealer: Receiver<Result<Sealer>>,
         capacity: usize,
         growth: Option<Arc<Growth>>,
-    ) -> Self {
+    ) -> Result<Self> {
         let (sender, full) = bounded(TO_FILE);
         let (give_back, empty) = bounded(TO_FILE);
         let failure = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failure);
         let path = path.to_owned();
-        let thread = std::thread::spawn(move || {
+        let thread = start(move || {
             let mut file = Hashed { file, path, length: 0, hasher: Sha256::new(), growth };
             match write_all(&mut file, &sealer, &full, &give_back) {
                 Ok(()) => Some((file.length, Digest(file.hasher.finalize().into()))),
@@ -80,9 +84,9 @@ impl Output {
                     None
                 }
             }
-        });
+        })?;
         let buffer = buffer_for(capacity);
-        Self { buffer, capacity, sender: Some(sender), empty, thread: Some(thread), failure }
+        Ok(Self { buffer, capacity, sender: Some(sender), empty, thread: Some(thread), failure })
     }
 
     /// Hands over the buffer.
@@ -410,10 +414,13 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Reads `input` to its end or its first error, at most so many buffers ahead.
-    pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::NoThread`].
+    pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Result<Self> {
         let (sender, receiver) = bounded(in_flight);
         let (give_back, empty): (Sender<Buffer>, Receiver<Buffer>) = bounded(in_flight);
-        let thread = std::thread::spawn(move || {
+        let thread = start(move || {
             loop {
                 let read = input.next(empty.try_recv().unwrap_or_default());
                 let ends = !matches!(&read, Ok((_, bytes)) if !bytes.is_empty());
@@ -421,9 +428,9 @@ impl Ahead {
                     return;
                 }
             }
-        });
+        })?;
         let (buffer, at) = (Buffer::default(), 0..0);
-        Self { receiver: Some(receiver), give_back, buffer, at, thread: Some(thread) }
+        Ok(Self { receiver: Some(receiver), give_back, buffer, at, thread: Some(thread) })
     }
 }
 

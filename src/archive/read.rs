@@ -22,6 +22,7 @@ use super::metadata::{
 use super::pass::{self, Contents, Control, Passed};
 use super::pipe::{Ahead, Extent, Filled, IN_FLIGHT, Input};
 use super::tar::TarReader;
+use super::threads::{start_in, start_some};
 use super::write::part_name;
 use crate::crypto::ArchiveKey;
 use crate::format::archive::{
@@ -291,22 +292,22 @@ impl ArchiveReader {
         control: Control<'_>,
         lines: Option<&mut TakeLine<'_>>,
     ) -> Result<(Passed, Extracted)> {
-        let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT);
+        let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT)?;
         let tar = match self.compression {
-            Compression::Zstd => Ahead::new(ZstdFrames::new(opened), ZstdFrames::IN_FLIGHT),
+            Compression::Zstd => Ahead::new(ZstdFrames::new(opened)?, ZstdFrames::IN_FLIGHT)?,
             other => {
                 let tar = decompressor(opened, other).map_err(Error::from_io)?;
-                Ahead::new(Filled(tar), IN_FLIGHT)
+                Ahead::new(Filled(tar), IN_FLIGHT)?
             }
         };
         let failure = Mutex::new(None);
         let (send, jobs) = extract::queue();
         let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let passed = std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(2, 8) {
+            start_some(threads.clamp(2, 8), || {
                 let (jobs, failure) = (jobs.clone(), &failure);
-                scope.spawn(move || extract::work(options, directories, &jobs, failure));
-            }
+                start_in(scope, move || extract::work(options, directories, &jobs, failure))
+            })?;
             drop(jobs);
             let mut sink = Extractor::new(options, directories, send, &failure, lines);
             let passed = pass::pass(tar, &self.metadata, contents, &mut sink, control);

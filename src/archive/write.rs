@@ -19,6 +19,7 @@ use super::metadata::{
 use super::pipe::Output;
 use super::small::{self, Answer, Found};
 use super::tar::{END, SparseMap, Stored, encode_header, padding};
+use super::threads::{start_in, start_some};
 use crate::format::archive::{ArchiveId, Compression, FOOTER_LEN, Footer};
 use crate::tree::{
     self, ByteString, ContentReader, Digest, Entry, EntryKind, Metadata, Progress, Timestamp,
@@ -112,10 +113,12 @@ pub(super) fn write(
     let (send_jobs, jobs) = gather::channel();
     let (give_back, spare) = gather::channel();
     std::thread::scope(|scope| {
-        for _ in 0..available.get().clamp(2, 8) {
+        start_some(available.get().clamp(2, 8), || {
             let (jobs, spare) = (jobs.clone(), spare.clone());
-            scope.spawn(move || small::read_small(sections, on_change, cancelled, &jobs, &spare));
-        }
+            start_in(scope, move || {
+                small::read_small(sections, on_change, cancelled, &jobs, &spare);
+            })
+        })?;
         drop((jobs, spare));
         let counted = match options.expected {
             Some(amount) => Counted::about(amount),
@@ -124,11 +127,11 @@ pub(super) fn write(
         let names = sections.iter().map(|section| section.name.clone()).collect();
         let metadata =
             ArchiveMetadata::new(id, description, options.compression, names, counted.limit);
-        let walk = scope.spawn(|| {
+        let walk = start_in(scope, || {
             let (items, jobs) = (send_items, send_jobs);
             gather::walk(sections, counted, unchanged, on_change, cancelled, &items, &jobs)
-        });
-        let output = Compressor::new(output, options.compression, options.level, threads);
+        })?;
+        let output = Compressor::new(output, options.compression, options.level, threads)?;
         let mut writer = Writer {
             output,
             sections,

@@ -1,7 +1,7 @@
 //! What an earlier backup stores: its index read beside the walk, in bounded memory.
 
 use std::cmp::Ordering;
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -25,22 +25,26 @@ pub(super) struct Base<'scope> {
 
 impl<'scope> Base<'scope> {
     /// Begins to read the index of `reader`, which was begun to be written at `created`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
     pub(super) fn new<'env>(
         scope: &'scope Scope<'scope, 'env>,
         reader: &'env ArchiveReader,
         created: i64,
         control: Control<'env>,
-    ) -> Self {
+    ) -> archive::Result<Self> {
         let (send, lines) = bounded(QUEUE);
-        let reading = scope.spawn(move || {
+        let read = move || {
             let taken = reader.index(control, &mut |line: &IndexEntry| {
                 send.send(line.clone()).map_err(|_| archive::Error::Cancelled)
             });
             taken.map(drop)
-        });
+        };
+        let reading = Builder::new().spawn_scoped(scope, read).map_err(archive::Error::NoThread)?;
         let metadata = reader.metadata();
         let current = lines.recv().ok();
-        Self {
+        Ok(Self {
             id: metadata.id,
             // The clock of the filesystem may be a little behind.
             trusted_before: created - 2,
@@ -48,7 +52,7 @@ impl<'scope> Base<'scope> {
             lines,
             current,
             reading,
-        }
+        })
     }
 
     /// Where the content of this file is stored already, if it did not change since. To be asked

@@ -280,7 +280,7 @@ fn write(
     };
     let quiet = Control { cancelled: options.cancelled, progress: &() };
     std::thread::scope(|scope| {
-        let mut base = Base::new(scope, base.reader, base.name.created, quiet);
+        let mut base = Base::new(scope, base.reader, base.name.created, quiet)?;
         let mut unchanged = |section: &SectionName, entry: &Entry| -> Option<(Digest, ArchiveId)> {
             base.unchanged(section, entry)
         };

@@ -119,7 +119,7 @@ fn make_job(
             interrupt: &interrupt,
             catalog: &catalog,
             vault: vault.as_ref(),
-            deriving: asked.map(|asked| asked.begin(scope)),
+            deriving: asked.map(|asked| asked.begin(scope)).transpose()?,
             seal: None,
             unsteady: Vec::new(),
         };

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -185,10 +185,14 @@ impl<'a> Asked<'a> {
     }
 
     /// Derives the keys in a thread of their own.
-    pub(super) fn begin<'scope>(self, scope: &'scope Scope<'scope, 'a>) -> Deriving<'scope> {
+    pub(super) fn begin<'scope>(
+        self,
+        scope: &'scope Scope<'scope, 'a>,
+    ) -> Result<Deriving<'scope>, Failure> {
         let (hold, quiet) = bounded(0);
-        let thread = Mutex::new(Some(scope.spawn(|| self.derive(hold))));
-        Deriving { thread, quiet, seal: OnceLock::new(), told: Mutex::default() }
+        let started = Builder::new().spawn_scoped(scope, || self.derive(hold));
+        let thread = Mutex::new(Some(started.map_err(archive::Error::NoThread)?));
+        Ok(Deriving { thread, quiet, seal: OnceLock::new(), told: Mutex::default() })
     }
 
     /// Derives the keys.

@@ -133,13 +133,16 @@ pub(super) fn of_archive(error: &archive::Error) -> Failure {
         | E::Malformed { .. }
         | E::TooMuch { .. }
         | E::Mismatch { .. } => ExitCode::ArchiveDamaged,
-        E::Kdf(_) | E::TooLarge(_) | E::Worker => ExitCode::Failure,
+        E::Kdf(_) | E::TooLarge(_) | E::Worker | E::NoThread(_) => ExitCode::Failure,
         E::NoSecret => ExitCode::NoSecret,
         E::WrongSecret => ExitCode::WrongSecret,
         E::Cancelled => ExitCode::Interrupted,
     };
     let failure = Failure::new(code, error.to_string());
     match code {
+        _ if matches!(error, E::NoThread(_)) => {
+            failure.hint("raise the limit on tasks: `ulimit -u`, or the container's (pids.max)")
+        }
         ExitCode::ArchiveDamaged => {
             failure.hint("nothing was changed; use another backup, or another copy of this one")
         }
