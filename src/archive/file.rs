@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
@@ -96,24 +97,13 @@ impl PendingArchive {
         let capacity = if keys.is_some() { 1 << SEGMENT_LOG2 } else { PLAIN_BUFFER };
         let durable = file.try_clone().map_err(Error::io("open", &path))?;
         let meanwhile = options.read_back == ReadBack::Written;
-        let reading = meanwhile.then(|| self.open(OFlags::RDONLY, "open")).transpose()?;
         let growth = Arc::new(Growth::default());
         let (tell, sealer) = bounded(1);
-        let written = std::thread::scope(|scope| {
+        let (written, read) = std::thread::scope(|scope| {
             // Before whoever reads is waited for, whatever happens here.
             let end = growth.end();
-            let follow = |file| {
-                let (path, growth) = (&path, &growth);
-                start_in(scope, move || {
-                    let control = Control { cancelled: options.cancelled, progress: &() };
-                    let unlock = |header: &UnverifiedHeader| archive_key(keys, header);
-                    let given_up = growth.given_up();
-                    ArchiveReader::verify_growing(file, path, &unlock, growth, control)?;
-                    given_up.not();
-                    Ok(())
-                })
-            };
-            let reading = reading.map(follow).transpose()?;
+            let follow = || start_in(scope, || self.follow(keys, &growth, options.cancelled));
+            let reading = meanwhile.then(follow).transpose()?;
             let told = reading.is_some().then(|| Arc::clone(&growth));
             let output = Output::new(file, &path, sealer, capacity, told)?;
             start_in(scope, move || {
@@ -128,24 +118,37 @@ impl PendingArchive {
             let written =
                 write::write(output, sealed, id, description, sections, unchanged, options);
             drop(end);
-            if written.is_ok() {
-                self.syncing = Some(start(move || durable.sync_all())?);
-            }
-            let read = reading.map(|reading| reading.join().unwrap_or(Err(Error::Worker)));
-            match read {
-                Some(Err(error)) if written.is_ok() || growth.was_stopped() => Err(error),
-                _ => written,
-            }
+            // What is wrong is told by whoever reads it once more.
+            let read = reading.is_some_and(|reading| matches!(reading.join(), Ok(Ok(()))));
+            written.map(|written| (written, read))
         })?;
+        self.syncing = Some(start(move || durable.sync_all())?);
+        let control = Control { cancelled: options.cancelled, progress: options.progress };
+        if meanwhile && !read {
+            // Not every filesystem lets read what is being written: the closed file counts.
+            self.reader_with(keys)?.verify_written(control)?;
+        }
         if options.read_back == ReadBack::Whole {
             self.synced()?;
             let file = self.open(OFlags::RDONLY, "open")?;
             // A hint: without it nothing is lost.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-            let control = Control { cancelled: options.cancelled, progress: options.progress };
             self.reader_with(keys)?.verify(control)?;
         }
         Ok(written)
+    }
+
+    /// Reads back what is being written, as far as it is there.
+    fn follow(
+        &self,
+        keys: Option<&dyn SealingKeys>,
+        growth: &Arc<Growth>,
+        cancelled: &AtomicBool,
+    ) -> Result<()> {
+        let file = self.open(OFlags::RDONLY, "open")?;
+        let control = Control { cancelled, progress: &() };
+        let unlock = |header: &UnverifiedHeader| archive_key(keys, header);
+        ArchiveReader::verify_growing(file, &self.path(), &unlock, growth, control)
     }
 
     /// Waits until what was written is durable.

@@ -24,10 +24,6 @@ struct State {
     length: u64,
     /// Nothing follows, whether it is whole or the writer failed.
     ended: bool,
-    /// Its reader found it to be of no use.
-    unwanted: bool,
-    /// The writer was told so.
-    stopped: bool,
 }
 
 /// Ends the growth when it goes, however that comes.
@@ -40,35 +36,17 @@ impl Drop for End<'_> {
     }
 }
 
-/// Tells the writer that its reader found something wrong, or panicked, unless that is taken back.
-pub(super) struct GivenUp<'a>(&'a Growth);
-
-impl GivenUp<'_> {
-    /// All is well.
-    pub(super) fn not(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for GivenUp<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().unwanted = true;
-    }
-}
-
 impl Growth {
     /// What ends it, for its writer to hold.
     pub(super) fn end(&self) -> End<'_> {
         End(self)
     }
 
-    /// So many bytes more were written; whether to go on.
-    pub(super) fn add(&self, count: u64) -> bool {
+    /// So many bytes more were written.
+    pub(super) fn add(&self, count: u64) {
         let mut state = self.state.lock();
         state.length = state.length.saturating_add(count);
-        state.stopped = state.unwanted;
         self.changed.notify_all();
-        !state.stopped
     }
 
     /// Waits until there are more bytes than `length`: `None`; or until there will not be: how many there
@@ -79,16 +57,6 @@ impl Growth {
             self.changed.wait(&mut state);
         }
         (state.length <= length).then_some(state.length)
-    }
-
-    /// Spares the writer the rest of a file that is of no use, for its reader to hold.
-    pub(super) fn given_up(&self) -> GivenUp<'_> {
-        GivenUp(self)
-    }
-
-    /// Whether the writer failed because its reader gave up.
-    pub(super) fn was_stopped(&self) -> bool {
-        self.state.lock().stopped
     }
 }
 

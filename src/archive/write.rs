@@ -35,7 +35,7 @@ pub enum ReadBack {
     /// Not at all.
     No,
     /// Every byte, whether it came back as it was made ([`super::ArchiveReader::verify_written`]), while
-    /// it is being written: from what the kernel holds of the file.
+    /// it is being written: from what the kernel holds of the file. Afterwards, where that fails.
     Written,
     /// The SHA-256 of every file, too ([`super::ArchiveReader::verify`]), once all is durable: from the
     /// disk, where the filesystem lets go what the kernel holds of the file.

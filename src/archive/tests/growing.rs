@@ -144,37 +144,59 @@ fn every_form_is_read_back() {
     }
 }
 
-/// Other keys from the second time on.
-struct Switching(KeySet, KeySet, AtomicU32);
+/// Other keys the second time, which is when it is read back meanwhile, and perhaps ever after.
+struct Switching {
+    right: KeySet,
+    wrong: KeySet,
+    for_ever: bool,
+    asked: AtomicU32,
+}
+
+impl Switching {
+    fn new(for_ever: bool) -> Self {
+        let secret = passphrase("secret");
+        let (right, wrong) = (key_set(&secret), key_set(&secret));
+        Self { right, wrong, for_ever, asked: AtomicU32::new(0) }
+    }
+}
 
 impl SealingKeys for Switching {
     fn lend(&self, borrow: &mut dyn FnMut(&KeySet)) -> Result<()> {
-        borrow(if self.2.fetch_add(1, Ordering::Relaxed) == 0 { &self.0 } else { &self.1 });
+        let before = self.asked.fetch_add(1, Ordering::Relaxed);
+        borrow(if before == 1 || before > 1 && self.for_ever { &self.wrong } else { &self.right });
         Ok(())
     }
 }
 
+/// What cannot be read while it is written is read afterwards, and that counts.
 #[test]
 fn what_does_not_come_back_is_no_archive() {
     let source = tempfile::tempdir().unwrap();
     for number in 0..50u8 {
         std::fs::write(source.path().join(number.to_string()), vec![number; 1 << 20]).unwrap();
     }
-    let secret = passphrase("secret");
     for compression in ALL {
-        let keys = Switching(key_set(&secret), key_set(&secret), AtomicU32::new(0));
-        let tree = LocalTree::open(source.path()).unwrap();
-        let sections =
-            [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
-        let read_back = ReadBack::Written;
-        let options = WriteOptions { compression, read_back, ..WriteOptions::default() };
-        let out = tempfile::tempdir().unwrap();
-        let mut pending = PendingArchive::create(out.path()).unwrap();
-        let about = description(ArchiveKind::Full);
-        let written = pending.write(Some(&keys), &about, &sections, None, &options);
-        assert!(matches!(written, Err(Error::Format { .. })), "{written:?}");
-        drop(pending);
-        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+        for for_ever in [true, false] {
+            let keys = Switching::new(for_ever);
+            let tree = LocalTree::open(source.path()).unwrap();
+            let sections =
+                [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
+            let read_back = ReadBack::Written;
+            let options = WriteOptions { compression, read_back, ..WriteOptions::default() };
+            let out = tempfile::tempdir().unwrap();
+            let mut pending = PendingArchive::create(out.path()).unwrap();
+            let about = description(ArchiveKind::Full);
+            let written = pending.write(Some(&keys), &about, &sections, None, &options);
+            assert_eq!(keys.asked.load(Ordering::Relaxed), 3);
+            match written {
+                Err(error) => {
+                    assert!(for_ever && matches!(error, Error::Format { .. }), "{error:?}");
+                    drop(pending);
+                    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+                }
+                Ok(_) => assert!(!for_ever),
+            }
+        }
     }
 }
 
