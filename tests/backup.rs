@@ -577,6 +577,10 @@ fn without_threads_there_is_an_error_or_a_backup() {
     const USER: &str = "61234";
     let room = Room::new();
     fs::copy(strongroom().get_program(), room.path("strongroom")).unwrap();
+    // Enough for several threads to look at.
+    for number in 0..200 {
+        fs::write(room.path(&format!("app/many{number}")), "text").unwrap();
+    }
     run(Command::new("chown").args(["-R", USER]).arg(room.directory.path())).expect(0);
     let (mut failed, mut made) = (0, 0);
     for limit in [1, 2, 4, 6, 8, 16, 32] {
@@ -585,7 +589,8 @@ fn without_threads_there_is_an_error_or_a_backup() {
         command.args(["--reuid", USER, "--regid", USER, "--clear-groups", "--", "prlimit"]);
         command.arg(format!("--nproc={limit}")).arg(room.path("strongroom"));
         command.args(["backup", "create", "app", "--output", &output]);
-        command.args(["--passphrase-file", "passphrase"]).current_dir(room.directory.path());
+        command.args(["--passphrase-file", "passphrase"]).args(CHEAP);
+        command.current_dir(room.directory.path()).env("HOME", room.path("home"));
         let ran = run(&mut command);
         let written = fs::read_dir(room.path(&output)).map_or(0, |entries| {
             let is_archive = |name: &str| name.contains(".tar.") || name.contains("partial");

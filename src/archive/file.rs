@@ -77,7 +77,7 @@ impl PendingArchive {
 
     /// Writes the archive: sealed under `keys`, or as a plain tar without; and reads it back, as `options`
     /// say. Keys that are still being derived are waited for only when there is much to be sealed. Nothing
-    /// is durable before [`Self::publish`].
+    /// is durable, and nothing has a name, before [`Self::publish`].
     ///
     /// # Errors
     /// When a section cannot be read, the file cannot be written, or there are no keys after all;
@@ -103,7 +103,8 @@ impl PendingArchive {
             // Before whoever reads is waited for, whatever happens here.
             let end = growth.end();
             let follow = || start_in(scope, || self.follow(keys, &growth, options.cancelled));
-            let reading = meanwhile.then(follow).transpose()?;
+            // Without a thread for it, it is read afterwards.
+            let reading = meanwhile.then(follow).and_then(Result::ok);
             let told = reading.is_some().then(|| Arc::clone(&growth));
             let output = Output::new(file, &path, sealer, capacity, told)?;
             start_in(scope, move || {
@@ -122,18 +123,31 @@ impl PendingArchive {
             let read = reading.is_some_and(|reading| matches!(reading.join(), Ok(Ok(()))));
             written.map(|written| (written, read))
         })?;
-        self.syncing = Some(start(move || durable.sync_all())?);
+        self.syncing = match start(move || durable.sync_all()) {
+            Ok(syncing) => Some(syncing),
+            // By the only thread that there is.
+            Err(_) => {
+                let file = self.open(OFlags::WRONLY, "open")?;
+                file.sync_all().map_err(Error::io("sync", &path))?;
+                None
+            }
+        };
         let control = Control { cancelled: options.cancelled, progress: options.progress };
-        if meanwhile && !read {
+        match options.read_back {
             // Not every filesystem lets read what is being written: the closed file counts.
-            self.reader_with(keys)?.verify_written(control)?;
-        }
-        if options.read_back == ReadBack::Whole {
-            self.synced()?;
-            let file = self.open(OFlags::RDONLY, "open")?;
-            // A hint: without it nothing is lost.
-            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-            self.reader_with(keys)?.verify(control)?;
+            ReadBack::Written if !read => {
+                self.synced()?;
+                self.read_again(keys, &written)?.verify_written(control)?;
+            }
+            ReadBack::Whole => {
+                self.synced()?;
+                let file = self.open(OFlags::RDONLY, "open")?;
+                // A hint: without it nothing is lost.
+                let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+                drop(file);
+                self.read_again(keys, &written)?.verify(control)?;
+            }
+            ReadBack::Written | ReadBack::No => {}
         }
         Ok(written)
     }
@@ -151,6 +165,17 @@ impl PendingArchive {
         ArchiveReader::verify_growing(file, &self.path(), &unlock, growth, control)
     }
 
+    /// Opens what was written, if it is as long.
+    fn read_again(
+        &self,
+        keys: Option<&dyn SealingKeys>,
+        written: &Written,
+    ) -> Result<ArchiveReader> {
+        let file = self.open(OFlags::RDONLY, "open")?;
+        check_length(&file, &self.path(), written.file_len)?;
+        ArchiveReader::of_file(file, &self.path(), &|header| archive_key(keys, header))
+    }
+
     /// Waits until what was written is durable.
     fn synced(&mut self) -> Result<()> {
         let Some(syncing) = self.syncing.take() else { return Ok(()) };
@@ -164,15 +189,6 @@ impl PendingArchive {
     pub fn reader(&self, keyring: &Keyring) -> Result<ArchiveReader> {
         let file = self.open(OFlags::RDONLY, "open")?;
         ArchiveReader::of_file(file, &self.path(), &|header| keyring.unlock(header))
-    }
-
-    /// The same, with the keys that it was written with.
-    ///
-    /// # Errors
-    /// Those of [`ArchiveReader::open`].
-    pub fn reader_with(&self, keys: Option<&dyn SealingKeys>) -> Result<ArchiveReader> {
-        let file = self.open(OFlags::RDONLY, "open")?;
-        ArchiveReader::of_file(file, &self.path(), &|header| archive_key(keys, header))
     }
 
     /// Gives the archive its name, once its content is durable; the name is, too, when this returns.
@@ -202,6 +218,14 @@ impl PendingArchive {
         self.published = true;
         rustix::fs::fsync(at).map_err(|errno| Error::io("sync", &self.shown)(errno.into()))?;
         Ok(target)
+    }
+}
+
+/// Nobody but its writer may have made a file longer, or shorter.
+pub(super) fn check_length(file: &File, path: &Path, written: u64) -> Result<()> {
+    match file.metadata().map_err(Error::io("read", path))?.len() {
+        there if there == written => Ok(()),
+        _ => Err(Error::Damaged("it is not as long as what was written to it".into())),
     }
 }
 

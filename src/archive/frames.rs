@@ -12,9 +12,8 @@ use zstd::zstd_safe::{compress_bound, find_frame_compressed_size, get_frame_cont
 
 use super::buffer::Buffer;
 use super::compress::ZSTD_WINDOW_LOG_MAX;
-use super::error::Result;
 use super::pipe::{Ahead, Filled, Piece, Pieces};
-use super::threads::{start, start_some};
+use super::threads::start;
 
 /// Longest content of a frame that is decompressed whole; others are streamed.
 const WHOLE_MAX: usize = 8 << 20;
@@ -54,6 +53,9 @@ pub(super) struct ZstdFrames {
     pending: VecDeque<Receiver<io::Result<Done>>>,
     limit: usize,
     threads: usize,
+    /// Those that were started, and what each is given.
+    started: usize,
+    queue: Receiver<Job>,
     /// What is wrong with the input behind them.
     failure: Option<io::Error>,
     /// For what is read next, instead of new memory.
@@ -65,28 +67,41 @@ impl ZstdFrames {
     /// Buffers on their way: few, as each is a frame.
     pub(super) const IN_FLIGHT: usize = 1;
 
-    /// # Errors
-    /// [`super::Error::NoThread`].
-    pub(super) fn new(input: Ahead) -> Result<Self> {
+    pub(super) fn new(input: Ahead) -> Self {
         let (jobs, queue) = unbounded();
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = threads.clamp(1, THREADS_MAX);
-        start_some(threads, || {
-            let queue = queue.clone();
-            // They end when the queue does, which this value holds.
-            start(move || work(&queue))
-        })?;
-        Ok(Self {
+        Self {
             input: Some(input),
             read: Vec::new(),
             jobs,
             pending: VecDeque::new(),
             limit: 0,
             threads,
+            started: 0,
+            queue,
             failure: None,
             spare: Vec::new(),
             streamed: None,
-        })
+        }
+    }
+
+    /// Starts one more thread, if so many frames may be on their way. As many as the system gives will do.
+    ///
+    /// # Errors
+    /// [`super::Error::NoThread`], where there is none at all.
+    fn start_thread(&mut self) -> io::Result<()> {
+        if self.started >= self.threads {
+            return Ok(());
+        }
+        let queue = self.queue.clone();
+        // They end when the queue does, of which this value holds the other end.
+        match start(move || work(&queue)) {
+            Ok(_) => self.started += 1,
+            Err(error) if self.started == 0 => return Err(error.into_io()),
+            Err(_) => self.threads = self.started,
+        }
+        Ok(())
     }
 
     /// Hands on the next frame; whether there is one that is decompressed whole.
@@ -186,6 +201,7 @@ impl Pieces for ZstdFrames {
             return streamed.next(spare);
         }
         // More by and by: whoever only looks at the beginning need not wait for what follows.
+        self.start_thread()?;
         self.limit = (self.limit + 1).min(self.threads);
         while self.pending.len() < self.limit && self.failure.is_none() {
             match self.submit(&mut spare) {
@@ -218,7 +234,7 @@ mod tests {
     fn frames(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2).unwrap();
         let mut output = Vec::new();
-        let frames = ZstdFrames::new(input).unwrap();
+        let frames = ZstdFrames::new(input);
         Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap().read_to_end(&mut output)?;
         Ok(output)
     }
@@ -291,7 +307,7 @@ mod tests {
             let bytes = [&good[..], &tail].concat();
             let input = Ahead::new(Filled(Cursor::new(bytes)), 2).unwrap();
             let mut output = Vec::new();
-            let frames = ZstdFrames::new(input).unwrap();
+            let frames = ZstdFrames::new(input);
             let mut ahead = Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap();
             assert!(ahead.read_to_end(&mut output).is_err());
             assert!(output.starts_with(&text(300_000).repeat(6)));

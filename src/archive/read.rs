@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::compress::decompressor;
 use super::error::{Error, Result};
 use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
+use super::file::check_length;
 use super::frames::ZstdFrames;
 use super::growing::{Growing, Growth};
 use super::index::{Lines, parse_part, read_own};
@@ -146,11 +147,7 @@ impl ArchiveReader {
         let again = file.try_clone().map_err(Error::io("open", path))?;
         Self::of(file, path, unlock, Some(growth))?.verify_written(control)?;
         // It ends: as whoever reads it opens it, by its footer.
-        let written = growth.wait(u64::MAX);
-        let there = again.metadata().map_err(Error::io("read", path))?.len();
-        if written != Some(there) {
-            return Err(Error::Damaged("it is not as long as what was written to it".into()));
-        }
+        check_length(&again, path, growth.wait(u64::MAX).unwrap_or(u64::MAX))?;
         Self::of_file(again, path, unlock).map(drop)
     }
 
@@ -294,7 +291,7 @@ impl ArchiveReader {
     ) -> Result<(Passed, Extracted)> {
         let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT)?;
         let tar = match self.compression {
-            Compression::Zstd => Ahead::new(ZstdFrames::new(opened)?, ZstdFrames::IN_FLIGHT)?,
+            Compression::Zstd => Ahead::new(ZstdFrames::new(opened), ZstdFrames::IN_FLIGHT)?,
             other => {
                 let tar = decompressor(opened, other).map_err(Error::from_io)?;
                 Ahead::new(Filled(tar), IN_FLIGHT)?

@@ -113,13 +113,13 @@ pub(super) fn write(
     let (send_jobs, jobs) = gather::channel();
     let (give_back, spare) = gather::channel();
     std::thread::scope(|scope| {
-        start_some(available.get().clamp(2, 8), || {
+        let read_small = || {
             let (jobs, spare) = (jobs.clone(), spare.clone());
             start_in(scope, move || {
                 small::read_small(sections, on_change, cancelled, &jobs, &spare);
             })
-        })?;
-        drop((jobs, spare));
+        };
+        read_small()?;
         let counted = match options.expected {
             Some(amount) => Counted::about(amount),
             None => gather::count(sections, on_change, cancelled)?,
@@ -132,6 +132,9 @@ pub(super) fn write(
             gather::walk(sections, counted, unchanged, on_change, cancelled, &items, &jobs)
         })?;
         let output = Compressor::new(output, options.compression, options.level, threads)?;
+        // More than one only where there are threads left by those that must be.
+        let _ = start_some(available.get().clamp(2, 8) - 1, read_small);
+        drop((jobs, spare));
         let mut writer = Writer {
             output,
             sections,

@@ -222,7 +222,8 @@ struct CreateArgs {
     /// Do not read the backup back.
     #[arg(long)]
     no_verify: bool,
-    /// Read the backup back from the disk, and compare the SHA-256 of each file, too.
+    /// Read the backup back when it is durable, past the kernel's cache where the filesystem permits
+    /// that, and compare the SHA-256 of each file, too.
     #[arg(long, conflicts_with = "no_verify")]
     validate: bool,
     #[command(flatten)]

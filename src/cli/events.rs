@@ -143,7 +143,11 @@ fn run(words: &[String], event: &str, body: &str, limit: Duration) -> Result<(),
     if let Some(mut stdin) = child.stdin.take() {
         let body = format!("{body}\n");
         // A command that does not read it needs not, and must not be waited for here.
-        std::thread::spawn(move || stdin.write_all(body.as_bytes()));
+        let tell = move || stdin.write_all(body.as_bytes());
+        if let Err(error) = std::thread::Builder::new().spawn(tell) {
+            end(&mut child).map_err(|error| format!("was lost: {error}"))?;
+            return Err(format!("could not be told of it: {error}"));
+        }
     }
     match wait(&mut child, limit) {
         Ok(Some(status)) if status.success() => Ok(()),
@@ -161,15 +165,20 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
             return Ok(Some(status));
         }
         if begun.elapsed() >= limit {
-            let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-            if let Some(group) = group {
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            child.wait()?;
+            end(child)?;
             return Ok(None);
         }
         std::thread::sleep(COMMAND_POLL);
     }
+}
+
+/// Ends it, with whatever it started.
+fn end(child: &mut Child) -> std::io::Result<()> {
+    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(group) = group {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    child.wait().map(drop)
 }
 
 /// By curl, which has every certificate and proxy that this machine uses. What is secret in a URL

@@ -295,11 +295,16 @@ pub(super) fn side_by_side<T: Sync, R: Send>(items: &[T], look: impl Fn(&T) -> R
         let look = &look;
         let readers: Vec<_> = items
             .chunks(part)
-            .map(|items| scope.spawn(move || items.iter().map(look).collect::<Vec<_>>()))
+            .map(|items| {
+                let look_at_all = move || items.iter().map(look).collect::<Vec<_>>();
+                Builder::new().spawn_scoped(scope, look_at_all).map_err(|_| items)
+            })
             .collect();
-        let results = readers
-            .into_iter()
-            .map(|reader| reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let results = readers.into_iter().map(|reader| match reader {
+            Ok(reader) => reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // For which the system gave no thread.
+            Err(items) => items.iter().map(look).collect(),
+        });
         results.flatten().collect()
     })
 }

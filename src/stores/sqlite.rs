@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -227,13 +228,15 @@ fn interruptible<T>(
     let handle = connection.get_interrupt_handle();
     let (done, ended) = bounded::<()>(0);
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let watch = move || {
             while ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 if cancelled.load(Ordering::Relaxed) {
                     handle.interrupt();
                 }
             }
-        });
+        };
+        // Where the system gives no thread, nobody can end it.
+        let _ = Builder::new().spawn_scoped(scope, watch);
         let outcome = work();
         drop(done);
         outcome

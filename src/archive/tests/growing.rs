@@ -200,6 +200,53 @@ fn what_does_not_come_back_is_no_archive() {
     }
 }
 
+/// Keys; who asks for them this time changes a byte of the archive before.
+struct Spoiling {
+    keys: KeySet,
+    out: PathBuf,
+    wrong: Switching,
+    time: u32,
+}
+
+impl SealingKeys for Spoiling {
+    fn lend(&self, borrow: &mut dyn FnMut(&KeySet)) -> Result<()> {
+        use std::os::unix::fs::FileExt as _;
+        let before = self.wrong.asked.fetch_add(1, Ordering::Relaxed);
+        if before == self.time {
+            let entry = std::fs::read_dir(&self.out).unwrap().next().unwrap().unwrap();
+            let file = std::fs::File::options().read(true).write(true).open(entry.path()).unwrap();
+            let middle = file.metadata().unwrap().len() / 2;
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, middle).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+        }
+        // So that it is not read back meanwhile, but afterwards.
+        borrow(if before == 1 && self.time == 2 { &self.wrong.wrong } else { &self.keys });
+        Ok(())
+    }
+}
+
+/// Whether it is read afterwards as it could not be meanwhile, or as that was asked for.
+#[test]
+fn what_is_read_afterwards_is_read_whole() {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), noise(3, 3_000_000)).unwrap();
+    for (read_back, time) in [(ReadBack::Written, 2), (ReadBack::Whole, 1)] {
+        let out = tempfile::tempdir().unwrap();
+        let keys = key_set(&passphrase("secret"));
+        let wrong = Switching::new(false);
+        let keys = Spoiling { keys, out: out.path().to_owned(), wrong, time };
+        let tree = LocalTree::open(source.path()).unwrap();
+        let sections =
+            [Section { name: SectionName::data(), reader: &tree, exclude: &exclude_nothing }];
+        let options = WriteOptions { read_back, ..WriteOptions::default() };
+        let mut pending = PendingArchive::create(out.path()).unwrap();
+        let about = description(ArchiveKind::Full);
+        let written = pending.write(Some(&keys), &about, &sections, None, &options);
+        assert!(matches!(written, Err(Error::Segment { .. })), "{read_back:?}: {written:?}");
+    }
+}
+
 #[test]
 fn whoever_stops_waits_for_nobody() {
     let source = tempfile::tempdir().unwrap();
@@ -222,8 +269,8 @@ fn a_writer_that_fails_is_no_wrong_archive() {
     std::fs::write(source.path().join("a"), vec![1; 3 << 20]).unwrap();
     std::fs::write(source.path().join("b"), "b").unwrap();
     let keys = key_set(&passphrase("secret"));
-    for compression in ALL {
-        let read_back = ReadBack::Whole;
+    let both = [ReadBack::Written, ReadBack::Whole];
+    for (compression, read_back) in ALL.iter().flat_map(|one| both.map(|how| (*one, how))) {
         let expected = Some(Amount { entries: 3, bytes: 0 });
         let tree = Failing(LocalTree::open(source.path()).unwrap());
         let sections =
