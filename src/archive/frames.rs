@@ -229,6 +229,9 @@ impl Pieces for ZstdFrames {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn frames(bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -294,6 +297,32 @@ mod tests {
         }
         assert!(frames(b"this is no frame at all").is_err());
         assert!(frames(&[&bytes[..], b"trailing"].concat()).is_err());
+    }
+
+    /// Pieces without end, each in a buffer that came back or a new one; counts the latter.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Pieces for Counted {
+        fn next(&mut self, spare: Buffer) -> io::Result<Piece> {
+            if !spare.is_empty() {
+                return Ok((spare, 0..1));
+            }
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok((Buffer::new(1 << 16), 0..1))
+        }
+    }
+
+    #[test]
+    fn buffers_come_back() {
+        for in_flight in [1, 8] {
+            let new = Arc::default();
+            let mut ahead = Ahead::new(Counted(Arc::clone(&new)), in_flight).unwrap();
+            ahead.read_exact(&mut [0; 1000]).unwrap();
+            drop(ahead);
+            // Those on their way, the one being made and the one being read.
+            let new = new.load(Ordering::Relaxed);
+            assert!((1..=in_flight + 2).contains(&new), "{new}");
+        }
     }
 
     /// What is whole comes first, whatever is wrong behind it.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use sha2::{Digest as _, Sha256};
 
 use super::buffer::Buffer;
@@ -417,7 +417,9 @@ impl Ahead {
     /// [`Error::NoThread`].
     pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Result<Self> {
         let (sender, receiver) = bounded(in_flight);
-        let (give_back, empty): (Sender<Buffer>, Receiver<Buffer>) = bounded(in_flight);
+        // Of those on their way, so no more than these. None is made anew where there is one to be had:
+        // the first use of a page takes the system as long as to fill it.
+        let (give_back, empty) = unbounded::<Buffer>();
         let thread = start(move || {
             loop {
                 let read = input.next(empty.try_recv().unwrap_or_default());
@@ -436,13 +438,15 @@ impl BufRead for Ahead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at.is_empty() {
             let Some(receiver) = &self.receiver else { break };
+            self.at = 0..0;
+            let read = std::mem::take(&mut self.buffer);
+            if !read.is_empty() {
+                // Nobody to take it back any more: then it goes.
+                let _ = self.give_back.send(read);
+            }
             match receiver.recv() {
                 Ok(Ok((_, next))) if next.is_empty() => self.receiver = None,
-                Ok(Ok((next, at))) => {
-                    // Nobody to take it back any more: then it goes.
-                    let _ = self.give_back.try_send(std::mem::replace(&mut self.buffer, next));
-                    self.at = at;
-                }
+                Ok(Ok((next, at))) => (self.buffer, self.at) = (next, at),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(Error::Worker.into_io()),
             }
