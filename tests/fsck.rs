@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "each test file uses its own part")]
 #[path = "support/fixtures.rs"]
 mod fixtures;
+mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -236,4 +237,29 @@ fn what_is_salvaged_goes_into_an_empty_directory_only() {
     let secret = passphrase(place.path());
     let vault = unpack("good", place.path());
     fsck(&vault, &secret).arg("--salvage").arg(place.path()).assert().code(15);
+}
+
+#[test]
+fn few_threads_will_do_and_none_is_an_error() {
+    if !support::posix::root_is_here("few_threads_will_do_and_none_is_an_error") {
+        return;
+    }
+    // Whom no other test's processes count for.
+    const USER: &str = "61235";
+    let place = TempDir::new().unwrap();
+    let secret = passphrase(place.path());
+    let vault = unpack("good", place.path());
+    let program = place.path().join("strongroom");
+    fs::copy(assert_cmd::cargo::cargo_bin("strongroom"), &program).unwrap();
+    Command::new("chown").args(["-R", USER]).arg(place.path()).assert().success();
+    for (limit, code) in [(1, 1), (2, 0), (4, 0), (32, 0)] {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups", "--", "prlimit"]);
+        command.arg(format!("--nproc={limit}")).arg(&program).arg("fsck").arg(&vault);
+        command.arg("--read-data").arg("--passphrase-file").arg(&secret);
+        command.env_remove("CREDENTIALS_DIRECTORY").env("HOME", place.path());
+        let told = command.assert().code(code).get_output().stderr.clone();
+        let told = String::from_utf8(told).unwrap();
+        assert_eq!(told.contains("no thread can be started"), code == 1, "{limit}: {told}");
+    }
 }

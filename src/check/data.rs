@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -78,10 +79,15 @@ pub(super) fn read_all(
         Shared { doubt, observer, findings: Mutex::default(), bytes_read: AtomicU64::new(0) };
     let (sender, receiver) = bounded(QUEUE);
     let walked = std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
+        for started in 0..threads.max(1) {
             let receiver = receiver.clone();
             let shared = &shared;
-            scope.spawn(move || work(shared, &receiver));
+            match Builder::new().spawn_scoped(scope, move || work(shared, &receiver)) {
+                Err(error) if started == 0 => return Err(CheckError::NoThread(error)),
+                // As many as the system gives will do.
+                Err(_) => break,
+                Ok(_) => {}
+            }
         }
         drop(receiver);
         let mut feeder =

@@ -38,6 +38,9 @@ pub enum CheckError {
     /// The filesystem below failed.
     #[error("the vault directory could not be read or written: {0}")]
     Io(#[from] io::Error),
+    /// The system gives no thread: a limit on tasks was reached. Nothing was changed.
+    #[error("no thread can be started: {0}")]
+    NoThread(io::Error),
 }
 
 impl From<Error> for CheckError {

@@ -28,6 +28,10 @@ pub struct Failure {
     pub passed: Option<u8>,
 }
 
+/// What to do where the system gives no thread.
+pub const RAISE_LIMIT: &str =
+    "raise the limit on tasks: `ulimit -u`, or the container's (pids.max)";
+
 impl Failure {
     /// A failure without a hint.
     pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
@@ -49,6 +53,11 @@ impl Failure {
     /// The end of a command that was run for the user, whose exit code this process ends with.
     pub fn passed(code: u8) -> Self {
         Self { passed: Some(code), ..Self::told(ExitCode::CommandFailed) }
+    }
+
+    /// No thread could be started.
+    pub fn no_thread(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Failure, message).hint(RAISE_LIMIT)
     }
 
     /// With a next step.

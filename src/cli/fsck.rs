@@ -416,6 +416,7 @@ impl From<CheckError> for Failure {
                 .hint("unmount it first: `strongroom umount MOUNTPOINT`"),
             CheckError::NoTree => Self::new(ExitCode::NotAVault, error.to_string()),
             CheckError::Cancelled => Self::new(ExitCode::Interrupted, error.to_string()),
+            CheckError::NoThread(_) => Self::no_thread(error.to_string()),
             CheckError::Io(cause) => {
                 let code = match cause.kind() {
                     std::io::ErrorKind::PermissionDenied => ExitCode::PermissionDenied,

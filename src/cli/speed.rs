@@ -94,7 +94,9 @@ impl Report<'_> {
 /// Bytes a second of `threads` threads together.
 fn parallel(threads: usize, work: fn() -> f64) -> f64 {
     thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let running: Vec<_> = (0..threads)
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
         running.into_iter().filter_map(|thread| thread.join().ok()).sum()
     })
 }

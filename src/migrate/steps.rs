@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::blocker::Blocker;
@@ -363,16 +364,22 @@ impl Engine<'_> {
         self.environment.observer.stage(Stage::VerifyBoth, self.source_totals().map(twice));
         let pointless = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let beside = scope.spawn(|| self.compare_source(source, Some(&pointless)));
+            let compare_source = || self.compare_source(source, Some(&pointless));
+            // Where the system gives no thread, one after the other.
+            let beside = Builder::new().spawn_scoped(scope, compare_source).ok();
             let found =
                 self.source_ledger().and_then(|ledger| self.compare(Side::Vault, vault, ledger));
             if !found.as_ref().is_ok_and(Comparison::is_equal) {
                 pointless.store(true, Ordering::Relaxed);
             }
-            let source = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let source = beside.map(|beside| {
+                beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
             let found = found?;
-            let source = if found.is_equal() { Some(source?) } else { None };
-            Ok((found, source))
+            if !found.is_equal() {
+                return Ok((found, None));
+            }
+            Ok((found, Some(source.unwrap_or_else(compare_source)?)))
         })
     }
 

@@ -15,6 +15,7 @@ use super::error::{Error, Result};
 use super::manifest::ManifestEntry;
 use super::path::TreePath;
 use super::stream::{Control, stream};
+use super::threads::start_some;
 use super::types::{Digest, Entry, EntryKind, Metadata, Timestamp, Xattr};
 use super::{Exclude, Progress, TreeReader, exclude_nothing};
 
@@ -271,12 +272,16 @@ fn join<'a>(
     let (sender, receiver) = bounded(QUEUE);
     let jobs = options.jobs.or_else(|| std::thread::available_parallelism().ok());
     let entries = std::thread::scope(|scope| {
-        for _ in 0..jobs.map_or(1, NonZeroUsize::get) {
+        let started = start_some(scope, jobs.map_or(1, NonZeroUsize::get), || {
             let receiver = receiver.clone();
             let state = &state;
-            scope.spawn(move || state.work(&receiver));
-        }
+            move || state.work(&receiver)
+        });
         drop(receiver);
+        if let Err(error) = started {
+            state.fail(error);
+            return 0;
+        }
         state.pair(left_items.peekable(), sender).unwrap_or_else(|error| {
             state.fail(error);
             0

@@ -12,6 +12,7 @@ use super::error::{Error, Result};
 use super::manifest::ManifestEntry;
 use super::path::TreePath;
 use super::stream::{Control, stream};
+use super::threads::start_some;
 use super::types::{Digest, Entry, EntryKind};
 use super::{ContentWriter, Exclude, Progress, TreeReader, TreeWriter, exclude_nothing};
 
@@ -109,12 +110,16 @@ pub fn copy(
     let (sender, receiver) = bounded(QUEUE);
     let jobs = options.jobs.or_else(|| std::thread::available_parallelism().ok());
     let mut copied = std::thread::scope(|scope| {
-        for _ in 0..jobs.map_or(1, NonZeroUsize::get) {
+        let started = start_some(scope, jobs.map_or(1, NonZeroUsize::get), || {
             let receiver = receiver.clone();
             let state = &state;
-            scope.spawn(move || state.work(&receiver));
-        }
+            move || state.work(&receiver)
+        });
         drop(receiver);
+        if let Err(error) = started {
+            state.fail(error);
+            return Copied::default();
+        }
         let mut copier =
             Copier { state: &state, sender, directories: Vec::new(), links: HashMap::new() };
         match copier.walk() {

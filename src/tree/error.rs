@@ -125,6 +125,9 @@ pub enum Error {
     /// Somebody asked to stop.
     #[error("stopped on request")]
     Cancelled,
+    /// The system gives no thread: a limit on tasks was reached.
+    #[error("no thread can be started: {0}")]
+    NoThread(#[source] io::Error),
     /// A thread of the copy or comparison ended by a panic.
     #[error("a worker thread failed")]
     Worker,
@@ -141,7 +144,7 @@ impl Error {
             | Self::Short { .. }
             | Self::Cancelled
             | Self::Worker => None,
-            Self::Record(source) => source.raw_os_error(),
+            Self::Record(source) | Self::NoThread(source) => source.raw_os_error(),
         }
     }
 
@@ -152,7 +155,11 @@ impl Error {
             | Self::BadName { path, .. }
             | Self::Changed { path, .. }
             | Self::Kind { path, .. } => Some(path),
-            Self::Short { .. } | Self::Record(_) | Self::Cancelled | Self::Worker => None,
+            Self::Short { .. }
+            | Self::Record(_)
+            | Self::NoThread(_)
+            | Self::Cancelled
+            | Self::Worker => None,
         }
     }
 }

@@ -19,6 +19,7 @@ mod pattern;
 #[cfg(test)]
 pub(crate) mod sample;
 pub(crate) mod stream;
+mod threads;
 mod types;
 
 pub(crate) use directories::OpenDirectory;

@@ -1,6 +1,7 @@
 //! Reads a file's content once, hashing it on the way to wherever it goes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
@@ -54,7 +55,8 @@ pub(crate) fn stream(
     control: Control<'_>,
 ) -> Result<Digest> {
     let mut hasher = Sha256::new();
-    if size < PIPELINED {
+    let mut writer = writer;
+    if size < PIPELINED || !stream_beside(content, size, &mut writer, control, &mut hasher)? {
         let mut buffer = Vec::new();
         pieces(content, size, writer, control, |piece| {
             piece.hash(&mut hasher);
@@ -63,30 +65,39 @@ pub(crate) fn stream(
             }
             Ok(std::mem::take(&mut buffer))
         })?;
-    } else {
-        let (full, to_hash): (Sender<Piece>, Receiver<Piece>) = bounded(IN_FLIGHT);
-        let (hashed, empty): (Sender<Vec<u8>>, Receiver<Vec<u8>>) = bounded(IN_FLIGHT + 2);
-        let hasher = &mut hasher;
-        std::thread::scope(|scope| {
-            let hashing = scope.spawn(move || {
-                for piece in to_hash {
-                    piece.hash(hasher);
-                    if let Piece::Data(bytes) = piece {
-                        // Nobody to take it back any more: then it goes.
-                        let _ = hashed.try_send(bytes);
-                    }
-                }
-            });
-            let read = pieces(content, size, writer, control, |piece| {
-                full.send(piece).map_err(|_| Error::Worker)?;
-                Ok(empty.try_recv().unwrap_or_default())
-            });
-            drop(full);
-            hashing.join().map_err(|_| Error::Worker)?;
-            read
-        })?;
     }
     Ok(Digest(hasher.finalize().into()))
+}
+
+/// The same with a thread that hashes; `false` where the system gives none: then nothing was done.
+fn stream_beside(
+    content: &dyn ContentReader,
+    size: u64,
+    writer: &mut Option<&mut dyn ContentWriter>,
+    control: Control<'_>,
+    hasher: &mut Sha256,
+) -> Result<bool> {
+    let (full, to_hash): (Sender<Piece>, Receiver<Piece>) = bounded(IN_FLIGHT);
+    let (hashed, empty): (Sender<Vec<u8>>, Receiver<Vec<u8>>) = bounded(IN_FLIGHT + 2);
+    std::thread::scope(|scope| {
+        let hash = move || {
+            for piece in to_hash {
+                piece.hash(hasher);
+                if let Piece::Data(bytes) = piece {
+                    // Nobody to take it back any more: then it goes.
+                    let _ = hashed.try_send(bytes);
+                }
+            }
+        };
+        let Ok(hashing) = Builder::new().spawn_scoped(scope, hash) else { return Ok(false) };
+        let read = pieces(content, size, writer.take(), control, |piece| {
+            full.send(piece).map_err(|_| Error::Worker)?;
+            Ok(empty.try_recv().unwrap_or_default())
+        });
+        drop(full);
+        hashing.join().map_err(|_| Error::Worker)?;
+        read.map(|()| true)
+    })
 }
 
 enum Piece {

@@ -133,16 +133,14 @@ pub(super) fn of_archive(error: &archive::Error) -> Failure {
         | E::Malformed { .. }
         | E::TooMuch { .. }
         | E::Mismatch { .. } => ExitCode::ArchiveDamaged,
-        E::Kdf(_) | E::TooLarge(_) | E::Worker | E::NoThread(_) => ExitCode::Failure,
+        E::Kdf(_) | E::TooLarge(_) | E::Worker => ExitCode::Failure,
+        E::NoThread(_) => return Failure::no_thread(error.to_string()),
         E::NoSecret => ExitCode::NoSecret,
         E::WrongSecret => ExitCode::WrongSecret,
         E::Cancelled => ExitCode::Interrupted,
     };
     let failure = Failure::new(code, error.to_string());
     match code {
-        _ if matches!(error, E::NoThread(_)) => {
-            failure.hint("raise the limit on tasks: `ulimit -u`, or the container's (pids.max)")
-        }
         ExitCode::ArchiveDamaged => {
             failure.hint("nothing was changed; use another backup, or another copy of this one")
         }
@@ -159,6 +157,7 @@ fn of_tree(error: &tree::Error) -> Failure {
     let code = match error {
         tree::Error::Changed { .. } => ExitCode::SourceChanged,
         tree::Error::Cancelled => ExitCode::Interrupted,
+        tree::Error::NoThread(_) => return Failure::no_thread(error.to_string()),
         _ => match error.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => ExitCode::PermissionDenied,
             Some(libc::ENOSPC | libc::EDQUOT) => ExitCode::NoSpace,

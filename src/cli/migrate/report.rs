@@ -7,12 +7,13 @@ use serde_json::json;
 use super::world::Carried;
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, RAISE_LIMIT};
 use crate::cli::output::human_size;
 use crate::migrate::{
     Account, Blocker, Error, Fate, Plan, Remarks, Status, SwitchMode, Tally, Verification,
 };
 use crate::repoint::Mention;
+use crate::tree;
 
 /// Prints a plan.
 pub(super) fn print_plan(plan: &Plan, context: &Context) {
@@ -242,6 +243,10 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
     let message = error.to_string();
     match error {
         Error::Io { source, doing, path } => next(Failure::io(doing, &path, &source)),
+        Error::Tree(tree::Error::NoThread(_)) if begun => {
+            Failure::no_thread(message).hint(format!("{RAISE_LIMIT}; then {}", go_on()))
+        }
+        Error::Tree(tree::Error::NoThread(_)) => Failure::no_thread(message),
         Error::Tree(ref tree) => next(Failure::new(tree_code(tree), message)),
         Error::Interrupted if begun => {
             Failure::new(ExitCode::Interrupted, "stopped on request, between two steps")
@@ -361,12 +366,10 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
     }
 }
 
-fn tree_code(error: &crate::tree::Error) -> ExitCode {
+fn tree_code(error: &tree::Error) -> ExitCode {
     match (error, error.raw_os_error()) {
         // What was listed and is gone when it is opened was removed meanwhile.
-        (crate::tree::Error::Changed { .. }, _) | (_, Some(libc::ENOENT)) => {
-            ExitCode::SourceChanged
-        }
+        (tree::Error::Changed { .. }, _) | (_, Some(libc::ENOENT)) => ExitCode::SourceChanged,
         (_, Some(libc::ENOSPC | libc::EDQUOT)) => ExitCode::NoSpace,
         (_, Some(libc::EACCES | libc::EPERM)) => ExitCode::PermissionDenied,
         _ => ExitCode::Failure,
