@@ -417,8 +417,8 @@ impl Ahead {
     /// [`Error::NoThread`].
     pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Result<Self> {
         let (sender, receiver) = bounded(in_flight);
-        // Of those on their way, so no more than these. None is made anew where there is one to be had:
-        // the first use of a page takes the system as long as to fill it.
+        // Bounded by what is on its way. None is made anew where there is one to be had: the first use of
+        // a page takes the system as long as to fill it.
         let (give_back, empty) = unbounded::<Buffer>();
         let thread = start(move || {
             loop {

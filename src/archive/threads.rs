@@ -4,6 +4,7 @@
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use super::error::{Error, Result};
+pub(super) use crate::tree::threads::start_some;
 
 /// Starts a thread.
 ///
@@ -24,38 +25,4 @@ pub(super) fn start_in<'scope, T: Send + 'scope>(
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>> {
     Builder::new().spawn_scoped(scope, work).map_err(Error::NoThread)
-}
-
-/// Starts as many of the wanted threads as the system gives.
-///
-/// # Errors
-/// That of the first, if there is none.
-pub(super) fn start_some<T>(wanted: usize, mut start: impl FnMut() -> Result<T>) -> Result<()> {
-    start()?;
-    for _ in 1..wanted {
-        if start().is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_is_enough() {
-        for (given, wanted, expected) in [(0, 4, None), (1, 4, Some(1)), (4, 4, Some(4))] {
-            let mut started = 0;
-            let outcome = start_some(wanted, || {
-                if started == given {
-                    return Err(Error::Worker);
-                }
-                started += 1;
-                Ok(())
-            });
-            assert_eq!(outcome.ok().map(|()| started), expected);
-        }
-    }
 }

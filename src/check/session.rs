@@ -192,7 +192,8 @@ impl Session {
     /// Checks the vault. Nothing is changed.
     ///
     /// # Errors
-    /// [`CheckError::Io`] when not even the vault directory can be read, [`CheckError::Cancelled`].
+    /// [`CheckError::Io`] when not even the vault directory can be read, [`CheckError::Cancelled`],
+    /// [`CheckError::NoThread`].
     pub fn check(&self, options: Options, observer: &dyn Observer) -> Result<Report, CheckError> {
         let mut findings = Vec::new();
         let doubt = self.doubt(&mut findings)?;

@@ -48,9 +48,9 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     report.add("cores", "CPU cores", cores.to_string(), cores);
     for (threads, suffix, name) in [(1, "", "one core"), (cores, "_all", "all cores")] {
-        let rate = parallel(threads, seal_blocks);
+        let rate = parallel(threads, seal_blocks)?;
         report.rate(&format!("encrypt{suffix}"), &format!("Encrypt content, {name}"), rate);
-        let rate = parallel(threads, open_blocks);
+        let rate = parallel(threads, open_blocks)?;
         report.rate(&format!("decrypt{suffix}"), &format!("Decrypt content, {name}"), rate);
     }
     let names = encrypt_names();
@@ -92,12 +92,16 @@ impl Report<'_> {
 }
 
 /// Bytes a second of `threads` threads together.
-fn parallel(threads: usize, work: fn() -> f64) -> f64 {
+///
+/// # Errors
+/// Where the system gives fewer: the figure would be another.
+fn parallel(threads: usize, work: fn() -> f64) -> Result<f64, Failure> {
     thread::scope(|scope| {
-        let running: Vec<_> = (0..threads)
-            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        running.into_iter().filter_map(|thread| thread.join().ok()).sum()
+        let running: std::io::Result<Vec<_>> =
+            (0..threads).map(|_| thread::Builder::new().spawn_scoped(scope, work)).collect();
+        let running = running
+            .map_err(|error| Failure::no_thread(format!("no thread can be started: {error}")))?;
+        Ok(running.into_iter().filter_map(|thread| thread.join().ok()).sum())
     })
 }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Builder;
+use std::thread::{Builder, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use super::blocker::Blocker;
@@ -362,25 +362,31 @@ impl Engine<'_> {
             bytes: totals.bytes.saturating_mul(2),
         };
         self.environment.observer.stage(Stage::VerifyBoth, self.source_totals().map(twice));
+        let compare_vault =
+            || self.source_ledger().and_then(|ledger| self.compare(Side::Vault, vault, ledger));
         let pointless = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        let (found, beside) = std::thread::scope(|scope| {
             let compare_source = || self.compare_source(source, Some(&pointless));
-            // Where the system gives no thread, one after the other.
             let beside = Builder::new().spawn_scoped(scope, compare_source).ok();
-            let found =
-                self.source_ledger().and_then(|ledger| self.compare(Side::Vault, vault, ledger));
-            if !found.as_ref().is_ok_and(Comparison::is_equal) {
+            let found = compare_vault();
+            if !found.as_ref().is_ok_and(Comparison::is_equal) && !got_no_thread(&found) {
                 pointless.store(true, Ordering::Relaxed);
             }
-            let source = beside.map(|beside| {
+            let join = |beside: ScopedJoinHandle<'_, _>| {
                 beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            let found = found?;
-            if !found.is_equal() {
-                return Ok((found, None));
-            }
-            Ok((found, Some(source.unwrap_or_else(compare_source)?)))
-        })
+            };
+            (found, beside.map(join))
+        });
+        // What got no thread beside the other may get one now.
+        let found = if got_no_thread(&found) { compare_vault()? } else { found? };
+        if !found.is_equal() {
+            return Ok((found, None));
+        }
+        let source = match beside.filter(|compared| !got_no_thread(compared)) {
+            Some(compared) => compared?,
+            None => self.compare_source(source, None)?,
+        };
+        Ok((found, Some(source)))
     }
 
     /// Compares the source, read from the disk, with its ledger.
@@ -463,4 +469,9 @@ fn is_complete(entry: &Entry, there: tree::Result<Option<Entry>>) -> bool {
         let accessed = entry.metadata.accessed;
         tree::Metadata { accessed, ..there.metadata } == entry.metadata
     })
+}
+
+/// Whether a comparison was not begun: a limit on tasks was reached.
+fn got_no_thread(compared: &Result<Comparison>) -> bool {
+    matches!(compared, Err(Error::Tree(tree::Error::NoThread(_))))
 }

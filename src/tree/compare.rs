@@ -15,7 +15,7 @@ use super::error::{Error, Result};
 use super::manifest::ManifestEntry;
 use super::path::TreePath;
 use super::stream::{Control, stream};
-use super::threads::start_some;
+use super::threads::{start_in, start_some};
 use super::types::{Digest, Entry, EntryKind, Metadata, Timestamp, Xattr};
 use super::{Exclude, Progress, TreeReader, exclude_nothing};
 
@@ -168,7 +168,7 @@ impl fmt::Display for Mismatch {
 /// difference, so that a damaged tree is reported in full.
 ///
 /// # Errors
-/// When a root cannot be read, or on cancellation.
+/// When a root cannot be read, on cancellation, or where the system gives no thread.
 pub fn compare(
     left: &dyn TreeReader,
     right: &dyn TreeReader,
@@ -189,7 +189,8 @@ pub fn compare(
 /// Compares a tree with what a manifest says of it; `manifest` is in the order of a walk.
 ///
 /// # Errors
-/// When the root cannot be read, the manifest ends in an error, or on cancellation.
+/// When the root cannot be read, the manifest ends in an error, on cancellation, or where the system gives
+/// no thread.
 pub fn compare_manifest<'a>(
     manifest: impl Iterator<Item = Result<ManifestEntry>> + 'a,
     right: &dyn TreeReader,
@@ -272,10 +273,9 @@ fn join<'a>(
     let (sender, receiver) = bounded(QUEUE);
     let jobs = options.jobs.or_else(|| std::thread::available_parallelism().ok());
     let entries = std::thread::scope(|scope| {
-        let started = start_some(scope, jobs.map_or(1, NonZeroUsize::get), || {
-            let receiver = receiver.clone();
-            let state = &state;
-            move || state.work(&receiver)
+        let started = start_some(jobs.map_or(1, NonZeroUsize::get), || {
+            let (receiver, state) = (receiver.clone(), &state);
+            start_in(scope, move || state.work(&receiver))
         });
         drop(receiver);
         if let Err(error) = started {

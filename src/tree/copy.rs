@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use super::manifest::ManifestEntry;
 use super::path::TreePath;
 use super::stream::{Control, stream};
-use super::threads::start_some;
+use super::threads::{start_in, start_some};
 use super::types::{Digest, Entry, EntryKind};
 use super::{ContentWriter, Exclude, Progress, TreeReader, TreeWriter, exclude_nothing};
 
@@ -90,7 +90,7 @@ pub struct Copied {
 /// is read stops the copy.
 ///
 /// # Errors
-/// The first that any thread met. The target is left as it is then.
+/// The first that any thread met, or that there is none. The target is left as it is then.
 pub fn copy(
     reader: &dyn TreeReader,
     writer: &dyn TreeWriter,
@@ -110,10 +110,9 @@ pub fn copy(
     let (sender, receiver) = bounded(QUEUE);
     let jobs = options.jobs.or_else(|| std::thread::available_parallelism().ok());
     let mut copied = std::thread::scope(|scope| {
-        let started = start_some(scope, jobs.map_or(1, NonZeroUsize::get), || {
-            let receiver = receiver.clone();
-            let state = &state;
-            move || state.work(&receiver)
+        let started = start_some(jobs.map_or(1, NonZeroUsize::get), || {
+            let (receiver, state) = (receiver.clone(), &state);
+            start_in(scope, move || state.work(&receiver))
         });
         drop(receiver);
         if let Err(error) = started {

@@ -19,7 +19,7 @@ mod pattern;
 #[cfg(test)]
 pub(crate) mod sample;
 pub(crate) mod stream;
-mod threads;
+pub(crate) mod threads;
 mod types;
 
 pub(crate) use directories::OpenDirectory;

@@ -13,7 +13,7 @@ use crate::migrate::{
     Account, Blocker, Error, Fate, Plan, Remarks, Status, SwitchMode, Tally, Verification,
 };
 use crate::repoint::Mention;
-use crate::tree;
+use crate::{archive, tree};
 
 /// Prints a plan.
 pub(super) fn print_plan(plan: &Plan, context: &Context) {
@@ -243,10 +243,10 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
     let message = error.to_string();
     match error {
         Error::Io { source, doing, path } => next(Failure::io(doing, &path, &source)),
-        Error::Tree(tree::Error::NoThread(_)) if begun => {
-            Failure::no_thread(message).hint(format!("{RAISE_LIMIT}; then {}", go_on()))
+        Error::Tree(tree::Error::NoThread(_)) | Error::Archive(archive::Error::NoThread(_)) => {
+            let failure = Failure::no_thread(message);
+            if begun { failure.hint(format!("{RAISE_LIMIT}; then {}", go_on())) } else { failure }
         }
-        Error::Tree(tree::Error::NoThread(_)) => Failure::no_thread(message),
         Error::Tree(ref tree) => next(Failure::new(tree_code(tree), message)),
         Error::Interrupted if begun => {
             Failure::new(ExitCode::Interrupted, "stopped on request, between two steps")
@@ -270,9 +270,12 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
         },
         Error::Pattern(_) => Failure::new(ExitCode::Usage, message),
         Error::Store(_) => next(Failure::new(ExitCode::Failure, message)),
-        Error::Archive(crate::archive::Error::Io { action, path, source }) => {
+        Error::Archive(archive::Error::Io { action, path, source }) => {
             next(Failure::io(action, &path, &source))
         }
+        Error::Archive(
+            archive::Error::Kdf(_) | archive::Error::TooLarge(_) | archive::Error::Worker,
+        ) => next(Failure::new(ExitCode::Failure, message)),
         Error::Archive(_) => next(Failure::new(ExitCode::ArchiveDamaged, message)),
         Error::Config { ref source, .. } => {
             let code = match source {
