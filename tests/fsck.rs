@@ -250,7 +250,9 @@ fn few_threads_will_do_and_none_is_an_error() {
     let secret = passphrase(place.path());
     let vault = unpack("good", place.path());
     let program = place.path().join("strongroom");
-    fs::copy(assert_cmd::cargo::cargo_bin("strongroom"), &program).unwrap();
+    // By a process of its own: see execve(2), `ETXTBSY`.
+    let built = assert_cmd::cargo::cargo_bin("strongroom");
+    Command::new("cp").arg(built).arg(&program).assert().success();
     Command::new("chown").args(["-R", USER]).arg(place.path()).assert().success();
     for (limit, code) in [(1, 1), (2, 0), (4, 0), (32, 0)] {
         let mut command = Command::new("setpriv");
