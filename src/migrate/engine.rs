@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::environment::{Environment, MountAccess};
+use super::environment::{Environment, Mount, MountAccess};
 use super::error::{Error, Result};
 use super::journal::{Journal, MigrationId};
 use super::operations::exists;
@@ -14,7 +14,7 @@ use super::plan::{Plan, Request};
 use super::record::{Begun, Phase, Record, State, SwitchMode};
 use super::survey::SurveyOptions;
 use super::verify::StoreReport;
-use crate::tree::{EntryKind, LocalTree, Patterns, TreePath};
+use crate::tree::{EntryKind, LocalTree, Patterns, TreePath, TreeReader as _, exclude_nothing};
 
 /// Whose tree is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,17 +330,17 @@ fn private_mount_point(environment: &Environment<'_>, place: &Place) -> Result<P
 
 /// Refuses a vault in which something lies already. One that is in use stays mounted.
 fn refuse_used_vault(environment: &Environment<'_>, place: &Place) -> Result<()> {
-    let is_used = |content: &Path| {
-        std::fs::read_dir(content)
-            .map(|mut entries| entries.next().is_some())
-            .map_err(|error| Error::io("list", content, error))
+    let is_used = |mount: &Mount| -> Result<bool> {
+        let tree = environment.open(mount)?;
+        // The root comes first.
+        Ok(tree.walk(&exclude_nothing)?.nth(1).transpose()?.is_some())
     };
     let used = match environment.current_mount()? {
-        Some(mount) => is_used(&mount.content)?,
+        Some(mount) => is_used(&mount)?,
         None => {
             let point = private_mount_point(environment, place)?;
             let mount = environment.mount(&point, MountAccess::ReadOnly)?;
-            let used = is_used(&mount.content);
+            let used = is_used(&mount);
             environment.unmount()?;
             let _ = std::fs::remove_dir(&point);
             used?

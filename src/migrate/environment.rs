@@ -4,12 +4,14 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use super::engine::local;
 use super::error::{Error, Result};
 use super::journal::VaultId;
 use super::operations::{Change, Hands};
 use super::survey::Observer;
 use crate::archive::KeySet;
 use crate::crypto::MigrationKey;
+use crate::tree::LocalTree;
 
 /// An error of whoever provides a trait of this module.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -107,6 +109,21 @@ impl Environment<'_> {
                 source,
             })
         })
+    }
+
+    /// The tree of a mounted vault. A mount may go by itself between its being made and this, and leave the
+    /// bare directory: nothing must be written to that, and nothing in it be taken for what the vault holds.
+    pub(super) fn open(&self, mount: &Mount) -> Result<LocalTree> {
+        let tree = local(&mount.content)?;
+        // Asked with the root open: what goes from now on takes the root with it.
+        match self.current_mount()? {
+            Some(current) if current.point == mount.point => Ok(tree),
+            _ => Err(Error::Mount {
+                doing: "go on with the vault at",
+                path: mount.point.clone(),
+                source: "it is not mounted there any more".into(),
+            }),
+        }
     }
 
     /// Unmounts the vault, if it is mounted.

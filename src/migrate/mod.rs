@@ -34,6 +34,8 @@ mod survey;
 mod switch;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vanish_tests;
 mod verify;
 mod watched;
 mod wipe;

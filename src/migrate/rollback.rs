@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{self, TakenBack};
 use super::engine::{Engine, Side, local};
-use super::environment::MountAccess;
+use super::environment::{Mount, MountAccess};
 use super::error::{Error, Result};
 use super::ledger::{self, LedgerReader};
 use super::operations::sibling;
@@ -159,7 +159,7 @@ impl Engine<'_> {
         let mount = environment.mount(&self.private_mount_point()?, MountAccess::ReadOnly)?;
         let key = environment.vault.migration_key();
         let compared = LedgerReader::open(&self.place.restored_ledger(), key, &restored.ledger)
-            .and_then(|ledger| self.compare(Side::Vault, &local(&mount.content)?, ledger));
+            .and_then(|ledger| self.compare(Side::Vault, &environment.open(&mount)?, ledger));
         environment.unmount()?;
         Ok(!compared?.is_equal())
     }
@@ -183,7 +183,7 @@ impl Engine<'_> {
             Some(mount) => mount.clone(),
             None => self.environment.mount(&self.private_mount_point()?, MountAccess::ReadOnly)?,
         };
-        let compared = self.compare_with_migrated(&mount.content);
+        let compared = self.compare_with_migrated(&mount);
         if current.is_none() {
             self.environment.unmount()?;
         }
@@ -192,7 +192,7 @@ impl Engine<'_> {
 
     /// Compares a mounted vault with the source's ledger; differences that are none of the user's
     /// data don't count.
-    fn compare_with_migrated(&self, vault: &Path) -> Result<Comparison> {
+    fn compare_with_migrated(&self, mount: &Mount) -> Result<Comparison> {
         let edits: Vec<_> = self
             .state()
             .switching
@@ -203,7 +203,7 @@ impl Engine<'_> {
         let ours = |path: &TreePath| {
             edits.iter().any(|(inside, edit)| {
                 *inside == path
-                    && std::fs::read(vault.join(inside.as_path()))
+                    && std::fs::read(mount.content.join(inside.as_path()))
                         .is_ok_and(|bytes| bytes == edit.edited.0)
             })
         };
@@ -214,7 +214,13 @@ impl Engine<'_> {
             _ => false,
         };
         let ledger = self.source_ledger()?;
-        self.compare_overlooking(Side::Vault, &local(vault)?, ledger, None, &expected)
+        self.compare_overlooking(
+            Side::Vault,
+            &self.environment.open(mount)?,
+            ledger,
+            None,
+            &expected,
+        )
     }
 
     pub(super) fn roll_back_to(&mut self, origin: Origin) -> Result<RolledBack> {
@@ -312,7 +318,7 @@ impl Engine<'_> {
         environment.observer.stage(Stage::Restore, None);
         let key = environment.vault.migration_key();
         let ledger = self.place.restored_ledger();
-        let written = local(&mount.content).and_then(|vault| {
+        let written = environment.open(&mount).and_then(|vault| {
             let reference = self.with_survey(Side::Vault, true, |options| {
                 ledger::write(&ledger, key, &vault, options)
             })?;

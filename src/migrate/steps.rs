@@ -222,7 +222,7 @@ impl Engine<'_> {
         environment.observer.stage(Stage::Copy, self.source_totals());
         let source = local(&self.originals()?)?;
         // The clean unmount that follows makes all of it durable, at one go.
-        let target = local(&mount.content)?.with_durability(Durability::Filesystem);
+        let target = environment.open(mount)?.with_durability(Durability::Filesystem);
         let target = if again { target } else { target.filling_an_empty_one() };
         let target = WatchedTree { tree: &target, hands: &environment.hands };
         let exclude = |path: &TreePath, kind| self.excludes(Side::Source, path, kind);
@@ -313,7 +313,7 @@ impl Engine<'_> {
 
     /// Removes an entry of the vault; of the root, all that it holds.
     fn remove_entry(&self, mount: &Mount, path: &TreePath) -> Result<()> {
-        let tree = local(&mount.content)?;
+        let tree = self.environment.open(mount)?;
         let tree = WatchedTree { tree: &tree, hands: &self.environment.hands };
         match tree.remove(path) {
             // Gone with the directory that held it.
@@ -332,7 +332,9 @@ impl Engine<'_> {
         self.environment.unmount()?;
         super::caches::drop(self.environment.vault.directory());
         let mount = self.environment.mount(&point, MountAccess::ReadOnly)?;
-        let compared = local(&mount.content)
+        let compared = self
+            .environment
+            .open(&mount)
             .and_then(|vault| match source {
                 Some(source) => self.compare_both(&vault, source),
                 None => {

@@ -73,7 +73,7 @@ impl Engine<'_> {
             }
         };
         observer.stage(Stage::VerifyVault, self.source_totals());
-        let read = local(&mount.content).and_then(|tree| {
+        let read = self.environment.open(&mount).and_then(|tree| {
             let vault = self.compare(Side::Vault, &tree, self.source_ledger()?)?;
             // A store that is being written to would look damaged.
             let open = left_open(&mount.content, PASSING, observer)?;
