@@ -9,6 +9,7 @@
 mod ahead;
 mod chroma;
 mod duckdb;
+mod elsewhere;
 mod error;
 mod live;
 mod lmdb;

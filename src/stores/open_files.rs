@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev};
 use walkdir::DirEntryExt;
 
 use super::Error;
+use super::elsewhere::Elsewhere;
 
 /// How a process holds a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -63,9 +64,7 @@ pub struct OpenFiles {
 /// # Errors
 /// Where `/proc` or `root` can't be read.
 pub fn open_files(root: &Path) -> Result<OpenFiles, Error> {
-    let root = std::fs::canonicalize(root).map_err(|error| Error::io(root, "find", error))?;
-    let metadata = std::fs::metadata(&root).map_err(|error| Error::io(&root, "look at", error))?;
-    let mut tree = Tree { device: metadata.dev(), root, inodes: None };
+    let mut tree = Tree::new(root)?;
     let proc = Path::new("/proc");
     let failed = |error| Error::io(proc, "list", error);
     let own = std::process::id();
@@ -97,18 +96,34 @@ pub fn open_files(root: &Path) -> Result<OpenFiles, Error> {
 struct Tree {
     root: PathBuf,
     device: u64,
-    /// Its inodes, listed when first needed.
+    elsewhere: Option<Elsewhere>,
+    /// Inodes of the filesystem that are known not to be in it.
+    outside: HashSet<u64>,
+    /// Its inodes, listed when first needed: that takes a while where there are many.
     inodes: Option<HashSet<u64>>,
 }
 
 impl Tree {
+    fn new(root: &Path) -> Result<Self, Error> {
+        let root = std::fs::canonicalize(root).map_err(|error| Error::io(root, "find", error))?;
+        let metadata =
+            std::fs::metadata(&root).map_err(|error| Error::io(&root, "look at", error))?;
+        let (device, elsewhere) = (metadata.dev(), Elsewhere::of(&root));
+        Ok(Self { root, device, elsewhere, outside: HashSet::new(), inodes: None })
+    }
+
     fn has_path(&self, path: &Path) -> bool {
         path.starts_with(&self.root)
     }
 
-    /// Whether a file on the tree's filesystem is in the tree.
-    fn has_inode(&mut self, device: u64, inode: u64) -> bool {
-        if device != self.device {
+    /// Whether a file that a process knows by this path is in the tree by another.
+    fn has_inode(&mut self, path: &Path, device: u64, inode: u64) -> bool {
+        if device != self.device || self.outside.contains(&inode) {
+            return false;
+        }
+        let elsewhere = self.elsewhere.as_mut().filter(|_| self.inodes.is_none());
+        if elsewhere.is_some_and(|elsewhere| elsewhere.has(path, inode)) {
+            self.outside.insert(inode);
             return false;
         }
         let root = &self.root;
@@ -193,13 +208,18 @@ impl Process {
         // What the kernel knows will do: a server that this file is on, or a daemon, may be dead,
         // and nobody must wait for it here.
         let flags = AtFlags::STATX_DONT_SYNC;
-        let found = rustix::fs::statx(CWD, link, flags, StatxFlags::TYPE | StatxFlags::INO)?;
+        let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK;
+        let found = rustix::fs::statx(CWD, link, flags, wanted)?;
+        // It has no name any more, here or there.
+        if found.stx_nlink == 0 {
+            return Ok(None);
+        }
         let regular = matches!(
             FileType::from_raw_mode(found.stx_mode.into()),
             FileType::RegularFile | FileType::Directory
         );
         let device = makedev(found.stx_dev_major, found.stx_dev_minor);
-        Ok((regular && tree.has_inode(device, found.stx_ino)).then_some(path))
+        Ok((regular && tree.has_inode(&path, device, found.stx_ino)).then_some(path))
     }
 
     /// Whether a descriptor may write, from its flags.
@@ -258,5 +278,33 @@ fn mapped(line: &[u8], tree: &mut Tree) -> Option<PathBuf> {
     let number = |hex| u32::from_str_radix(hex, 16).ok();
     let device = rustix::fs::makedev(number(major)?, number(minor)?);
     let inode = text(fields[4])?.parse().ok()?;
-    tree.has_inode(device, inode).then_some(path)
+    tree.has_inode(&path, device, inode).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_is_listed_only_where_paths_do_not_tell() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), "x").unwrap();
+        let other = directory.path().canonicalize().unwrap().join("other");
+        fs::write(&other, "x").unwrap();
+        let mut tree = Tree::new(&root).unwrap();
+        let mut has = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            let found = tree.has_inode(path, metadata.dev(), metadata.ino());
+            (found, tree.inodes.is_some())
+        };
+        assert_eq!(has(&other), (false, false));
+        fs::remove_file(&other).unwrap();
+        fs::hard_link(root.join("file"), &other).unwrap();
+        assert_eq!(has(&other), (true, true));
+    }
 }
