@@ -104,7 +104,7 @@ impl<W: Write> Compressor<W> {
             filled: 0,
             chunk_len: chunk_len(compression, level),
             pending: VecDeque::new(),
-            limit: threads + 2,
+            limit: threads + 1,
             cuts: Vec::new(),
             spare: Vec::new(),
             failed: false,

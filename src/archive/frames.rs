@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Chain, Cursor, Read};
-use std::num::NonZeroUsize;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use zstd::bulk::Decompressor;
@@ -64,12 +63,13 @@ pub(super) struct ZstdFrames {
 }
 
 impl ZstdFrames {
-    /// Buffers on their way: few, as each is a frame.
-    pub(super) const IN_FLIGHT: usize = 1;
+    /// Buffers on their way, but for those of the threads: none, as each is a frame. New memory is slow
+    /// where the system has to find it first.
+    pub(super) const IN_FLIGHT: usize = 0;
 
-    pub(super) fn new(input: Ahead) -> Self {
+    /// Of frames that `threads` threads decompress, or fewer.
+    pub(super) fn new(input: Ahead, threads: usize) -> Self {
         let (jobs, queue) = unbounded();
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = threads.clamp(1, THREADS_MAX);
         Self {
             input: Some(input),
@@ -237,7 +237,7 @@ mod tests {
     fn frames(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2).unwrap();
         let mut output = Vec::new();
-        let frames = ZstdFrames::new(input);
+        let frames = ZstdFrames::new(input, 3);
         Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap().read_to_end(&mut output)?;
         Ok(output)
     }
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn buffers_come_back() {
-        for in_flight in [1, 8] {
+        for in_flight in [0, 1, 8] {
             let new = Arc::default();
             let mut ahead = Ahead::new(Counted(Arc::clone(&new)), in_flight).unwrap();
             ahead.read_exact(&mut [0; 1000]).unwrap();
@@ -336,7 +336,7 @@ mod tests {
             let bytes = [&good[..], &tail].concat();
             let input = Ahead::new(Filled(Cursor::new(bytes)), 2).unwrap();
             let mut output = Vec::new();
-            let frames = ZstdFrames::new(input);
+            let frames = ZstdFrames::new(input, 3);
             let mut ahead = Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap();
             assert!(ahead.read_to_end(&mut output).is_err());
             assert!(output.starts_with(&text(300_000).repeat(6)));

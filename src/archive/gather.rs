@@ -13,7 +13,7 @@ use crate::format::archive::ArchiveId;
 use crate::tree::{self, Digest, Entry, EntryKind, Exclude, TreePath, TreeReader};
 
 /// Batches on their way; also bounds what is read ahead.
-const QUEUE: usize = 8;
+const QUEUE: usize = 16;
 /// Entries of a batch at most, and bytes of the small files in it, but for the last one.
 const BATCH_ENTRIES: usize = 64;
 const BATCH_BYTES: u64 = 1 << 20;

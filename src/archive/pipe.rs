@@ -257,6 +257,11 @@ impl Input {
         &self.path
     }
 
+    /// Whether it is being written.
+    pub(super) fn is_growing(&self) -> bool {
+        matches!(self.extent, Extent::Growing(_))
+    }
+
     fn piece_len(&self) -> u64 {
         match &self.extent {
             Extent::Plain(_) => PLAIN_BUFFER as u64,

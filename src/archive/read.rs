@@ -290,8 +290,13 @@ impl ArchiveReader {
         lines: Option<&mut TakeLine<'_>>,
     ) -> Result<(Passed, Extracted)> {
         let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT)?;
+        let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        // While it is written, other threads want the processors to compress.
+        let decompressing = if self.input.is_growing() { threads / 2 } else { threads };
         let tar = match self.compression {
-            Compression::Zstd => Ahead::new(ZstdFrames::new(opened), ZstdFrames::IN_FLIGHT)?,
+            Compression::Zstd => {
+                Ahead::new(ZstdFrames::new(opened, decompressing), ZstdFrames::IN_FLIGHT)?
+            }
             other => {
                 let tar = decompressor(opened, other).map_err(Error::from_io)?;
                 Ahead::new(Filled(tar), IN_FLIGHT)?
@@ -299,7 +304,6 @@ impl ArchiveReader {
         };
         let failure = Mutex::new(None);
         let (send, jobs) = extract::queue();
-        let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let passed = std::thread::scope(|scope| {
             start_some(threads.clamp(2, 8), || {
                 let (jobs, failure) = (jobs.clone(), &failure);
