@@ -9,12 +9,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use store::{Image, Store};
+use support::posix::root_is_here;
 use support::{Ran, as_an_ordinary_user, fuse_is_here, kill, run, strongroom, wait_until};
 
 const COST: [&str; 4] = ["--kdf-memory", "64", "--kdf-iterations", "1"];
@@ -529,6 +530,70 @@ fn an_interrupted_demo_leaves_nothing() {
         assert!(matches!(ran.code, Some(0 | 130)), "{:?} {}", ran.code, ran.stderr);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "{milliseconds}");
     }
+}
+
+/// An ordinary user migrates under a limit on tasks: whole, or to an error, after which it goes on without
+/// the limit; and comes back.
+const UNDER_A_LIMIT: &str = r#"set -u
+    user=$1 limit=$2 program=$3 root=$4
+    node=/dev/strongroom-test-$$
+    mknod -m 666 $node c 10 229 && mount --bind $node /dev/fuse && rm $node || exit 9
+    as() { setpriv --reuid $user --regid $user --clear-groups -- "$@"; }
+    migrate() {
+        command=$1; shift
+        as "$@" "$program" migrate $command --vault $root/vault --passphrase-file $root/passphrase
+    }
+    encrypt() {
+        as "$@" "$program" migrate encrypt $root/data --vault $root/vault --mount $root/mount --yes \
+            --passphrase-file $root/passphrase --config $root/app.yaml --keep-originals \
+            --kdf-memory 64 --kdf-iterations 1
+    }
+    encrypt prlimit --nproc=$limit >&2
+    echo "code $?"
+    as mountpoint -q $root/mount || find $root/mount -mindepth 1 2>/dev/null | sed 's/^/bare /'
+    migrate verify env >&2 || migrate resume env >&2 || encrypt env >&2 || exit 10
+    migrate verify env >&2 || exit 11
+    as "$program" migrate rollback --vault $root/vault --passphrase-file $root/passphrase --yes >&2 || exit 12
+"#;
+
+#[test]
+fn under_a_limit_on_tasks_a_migration_is_whole_or_goes_on() {
+    let test = "under_a_limit_on_tasks_a_migration_is_whole_or_goes_on";
+    if !fuse_is_here(test) || !root_is_here(test) {
+        return;
+    }
+    // Whom no other processes count for; fusermount3(1) wants a name.
+    const USER: &str = "mail";
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = place.path().join("strongroom");
+    // By a process of its own: see execve(2), `ETXTBSY`.
+    run(Command::new("cp").arg(strongroom().get_program()).arg(&program)).expect(0);
+    let (mut failed, mut made) = (0, 0);
+    for limit in [1, 4, 8, 10, 12, 14, 16, 20, 24, 64] {
+        let store = Store::new();
+        run(Command::new("chown").args(["-hR", &format!("{USER}:{USER}")]).arg(&store.root))
+            .expect(0);
+        let before = Image::of(&store.data());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "slave", "sh", "-c", UNDER_A_LIMIT, "sh", USER]);
+        command.arg(limit.to_string()).arg(&program).arg(&store.root);
+        command.env("HOME", &store.root).env_remove("CREDENTIALS_DIRECTORY");
+        let ran = run(command.current_dir(&store.root)).expect(0);
+        match ran.stdout.as_str() {
+            "code 0\n" => made += 1,
+            // No panic, no signal, and nothing in the bare mount point.
+            code => {
+                assert!(!["code 101\n", "code 134\n"].contains(&code), "{limit}: {}", ran.stderr);
+                assert!(code.starts_with("code ") && code.lines().count() == 1, "{limit}: {code}");
+                // No process for the mount.
+                assert!(limit > 1 || ran.stderr.contains("limit on tasks"), "{}", ran.stderr);
+                failed += 1;
+            }
+        }
+        expect_back(&store, &before);
+    }
+    assert!(failed > 0 && made > 0, "{failed} failed, {made} whole");
 }
 
 #[test]

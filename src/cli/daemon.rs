@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::Context;
 use super::exit_code::ExitCode;
-use super::failure::{CommandResult, Failure, plain_reason};
+use super::failure::{CommandResult, Failure, RAISE_LIMIT, plain_reason};
 use super::mount_request::Request;
 use super::output::Output;
 use crate::crypto::MasterKey;
@@ -48,11 +48,15 @@ pub fn start(request: &Request, key: &MasterKey, context: &Context) -> Result<Se
     if !request.ends_with_caller {
         close_inherited_on_exec();
     }
-    let mut child = command(request)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| lost(&plain_reason(&error)))?;
+    let mut child =
+        command(request).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| {
+            let failure = lost(&plain_reason(&error));
+            match error.kind() {
+                // fork(2), `EAGAIN`.
+                io::ErrorKind::WouldBlock => failure.hint(RAISE_LIMIT),
+                _ => failure,
+            }
+        })?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let (Some(mut input), Some(output)) = (input, output) else {
         return Err(lost("it has no pipes"));
