@@ -332,8 +332,10 @@ fn private_mount_point(environment: &Environment<'_>, place: &Place) -> Result<P
 fn refuse_used_vault(environment: &Environment<'_>, place: &Place) -> Result<()> {
     let is_used = |mount: &Mount| -> Result<bool> {
         let tree = environment.open(mount)?;
-        // The root comes first.
-        Ok(tree.walk(&exclude_nothing)?.nth(1).transpose()?.is_some())
+        let mut entries = tree.walk(&exclude_nothing)?;
+        // The root comes first; where it cannot be read, nobody knows what is in it.
+        entries.next().transpose()?;
+        Ok(entries.next().transpose()?.is_some())
     };
     let used = match environment.current_mount()? {
         Some(mount) => is_used(&mount)?,

@@ -116,8 +116,15 @@ impl Environment<'_> {
     pub(super) fn open(&self, mount: &Mount) -> Result<LocalTree> {
         let tree = local(&mount.content)?;
         // Asked with the root open: what goes from now on takes the root with it.
+        self.expect_mounted(mount)?;
+        Ok(tree)
+    }
+
+    /// Refuses a mount that is there no more. What is reached by its path is to be believed only where this
+    /// is asked afterwards, too.
+    pub(super) fn expect_mounted(&self, mount: &Mount) -> Result<()> {
         match self.current_mount()? {
-            Some(current) if current.point == mount.point => Ok(tree),
+            Some(current) if current.point == mount.point => Ok(()),
             _ => Err(Error::Mount {
                 doing: "go on with the vault at",
                 path: mount.point.clone(),

@@ -345,6 +345,7 @@ impl Engine<'_> {
             .and_then(|found| {
                 if found.0.is_equal() {
                     self.refuse_damaged_stores(&mount.content)?;
+                    self.environment.expect_mounted(&mount)?;
                 }
                 Ok(found)
             });

@@ -82,7 +82,9 @@ impl Engine<'_> {
                 return Ok((vault, Vec::new()));
             }
             observer.stage(Stage::Check, None);
-            Ok((vault, self.check_stores(Side::Vault, &mount.content)?))
+            let stores = self.check_stores(Side::Vault, &mount.content)?;
+            self.environment.expect_mounted(&mount)?;
+            Ok((vault, stores))
         });
         if current.is_none() {
             self.environment.unmount()?;

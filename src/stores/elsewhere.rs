@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, makedev};
 
+/// Filesystems that count the names of a file (linux/magic.h): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs.
+const COUNTING_NAMES: [u64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994];
+
 /// What lies outside a tree.
 pub(super) struct Elsewhere {
     /// The tree's root, and the filesystem it is on.
@@ -23,8 +26,9 @@ pub(super) struct Elsewhere {
 
 impl Elsewhere {
     /// Of the tree below `root`, a canonical path. `None` where paths tell nothing: where something is
-    /// mounted in the tree, which may be found outside by another path, or the kernel does not say which
-    /// mount a path is on (before Linux 5.8).
+    /// mounted in the tree, which may be found outside by another path, where the filesystem may not count
+    /// names (those of a network, FUSE), or the kernel does not say which mount a path is on (before
+    /// Linux 5.8).
     pub(super) fn of(root: &Path) -> Option<Self> {
         if has_mounts(root, &std::fs::read("/proc/self/mountinfo").ok()?) {
             return None;
@@ -39,6 +43,12 @@ impl Elsewhere {
         let metadata = std::fs::metadata(root).ok()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mount = rustix::fs::open(&mount_point, flags, Mode::empty()).ok()?;
+        let kind = rustix::fs::fstatfs(&mount).ok()?.f_type;
+        #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
+        let kind = u64::try_from(kind).ok()?;
+        if !COUNTING_NAMES.contains(&(kind & 0xFFFF_FFFF)) {
+            return None;
+        }
         let (inode, device) = (metadata.ino(), metadata.dev());
         Some(Self { inode, device, mount_point, mount, others: HashMap::new() })
     }
@@ -115,7 +125,8 @@ mod tests {
 
     #[test]
     fn what_is_certain_to_lie_outside() {
-        let directory = tempfile::tempdir().unwrap();
+        // Elsewhere may be a filesystem of which nothing is told.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let directory = directory.path().canonicalize().unwrap();
         let root = directory.join("root");
         fs::create_dir_all(root.join("inner")).unwrap();

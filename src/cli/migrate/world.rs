@@ -98,15 +98,17 @@ fn carried(failure: Failure) -> BoxError {
 
 impl Mounter for VaultMounter<'_> {
     fn mount(&self, point: &Path, access: MountAccess) -> Result<Mount, BoxError> {
+        // As the mount table has it: a directory on the way may be a symbolic link by now.
+        let point = point.canonicalize().unwrap_or_else(|_| point.to_owned());
         let mut options = MountOptions::default();
         options.kernel.read_only = access == MountAccess::ReadOnly;
         options.kernel.allow_other = self.allow_other;
         let request = Request {
             verbose: self.context.global.verbose,
-            ..Request::new(self.vault.directory.clone(), point.to_owned(), options)
+            ..Request::new(self.vault.directory.clone(), point.clone(), options)
         };
         daemon::start(&request, self.vault.vault.master_key(), self.context).map_err(carried)?;
-        Ok(Mount { point: point.to_owned(), content: point.to_owned() })
+        Ok(Mount { content: point.clone(), point })
     }
 
     fn unmount(&self, mount: &Mount) -> Result<(), BoxError> {
