@@ -181,6 +181,7 @@ impl<R: Read> TarReader<R> {
             Some(comment) => comment
                 .strip_prefix(LINKS)
                 .and_then(number)
+                .filter(|links: &u64| *links > 0)
                 .ok_or_else(|| bad("number of links"))?,
         };
         Ok(RawEntry { name, kind: RawKind::Entry(metadata), links, sparse })

@@ -263,6 +263,16 @@ fn a_size_beyond_every_file_is_refused() {
     }
 }
 
+#[test]
+fn a_file_of_no_names_is_refused() {
+    let mut header = encode_header(b"name", &file_of(7), &Stored::Content, 5);
+    let at = header.windows(7).position(|bytes| bytes == b"links=5").unwrap() + 6;
+    for (links, is_good) in [(b'5', true), (b'0', false)] {
+        header[at] = links;
+        assert_eq!(TarReader::new(&header[..]).next_entry().is_ok(), is_good);
+    }
+}
+
 /// The fields are filled in here, as the crate would.
 #[test]
 fn headers_are_those_of_the_crate() {
