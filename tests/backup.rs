@@ -669,6 +669,33 @@ sys.stdin.readline()";
     writer.wait().unwrap();
 }
 
+/// What shows a store in no other way than by what it begins with is found when it is read.
+#[test]
+fn a_store_of_an_unlikely_file_is_found_all_the_same() {
+    let room = Room::new();
+    fs::write(room.path("app/memory/state"), b"REDIS0011\xfe\0 and no more").unwrap();
+    let words = ["create", "app", "--output", "out", "--json", "--passphrase-file", "passphrase"];
+    let kinds = |more: &[&str]| {
+        let words: Vec<&str> = words.iter().chain(&CHEAP).chain(more).copied().collect();
+        let made = room.run(&words).expect(0).result();
+        let components = made["components"].as_array().unwrap().iter();
+        let mut kinds: Vec<_> =
+            components.map(|one| one["kind"].as_str().unwrap().to_owned()).collect();
+        kinds.sort();
+        kinds
+    };
+    assert_eq!(kinds(&[]), ["Redis", "SQLite"]);
+    // What is not read is looked at before.
+    assert_eq!(kinds(&["--type", "incremental"]), ["Redis", "SQLite"]);
+    // Sealed apart.
+    fs::rename(room.path("app/memory/state"), room.path("app/memory/state.key")).unwrap();
+    assert_eq!(kinds(&["--no-encrypt"]), ["Redis", "SQLite"]);
+    // What there is to say of the keys is said once.
+    fs::write(room.path("passphrase"), "another\n").unwrap();
+    let ran = room.run(&[&words[..], &CHEAP].concat()).expect(0);
+    assert_eq!(ran.stdout.matches("the secret does not open").count(), 1, "{}", ran.stdout);
+}
+
 /// An app that opens its database only for moments: nobody holds it when the backup looks.
 #[test]
 fn a_database_that_is_opened_for_moments_is_copied_when_it_changes() {

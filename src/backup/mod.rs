@@ -11,6 +11,7 @@ mod filter;
 pub mod fuzzing;
 mod glance;
 mod live;
+mod missed;
 mod name;
 mod place;
 mod restore;
@@ -26,6 +27,7 @@ pub use details::{Component, Details};
 pub use error::{Error, Result};
 pub use filter::{Filter, Terms};
 pub use live::{InUse, LiveTree, in_use, store_of};
+pub use missed::Watched;
 pub use name::{BackupName, name_of, sidecar_path};
 pub use place::{Extent, Place, Placed, Recovered, recover, unfinished};
 pub use restore::{

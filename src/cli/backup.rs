@@ -7,6 +7,7 @@ mod events;
 mod keys;
 mod lookup;
 mod manage;
+mod noticed;
 mod restore;
 mod run;
 mod safety;

@@ -13,7 +13,7 @@ use std::thread::{Builder, Scope};
 use parking_lot::{Condvar, Mutex};
 
 use super::Error;
-use super::marks::is_name_of_store;
+use super::marks::{is_name_of_store, is_unlikely};
 use super::scan::{Found, directory_store, file_store};
 use super::source::Directory;
 
@@ -33,6 +33,14 @@ pub(super) fn check(cancelled: &AtomicBool, path: &Path) -> Result<(), Error> {
         return Err(Error::Cancelled { path: path.to_path_buf() });
     }
     Ok(())
+}
+
+/// How files and directories are looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'a> {
+    pub(super) cancelled: &'a AtomicBool,
+    /// Whether files that are hardly of a store are opened, too.
+    pub(super) every_file: bool,
 }
 
 /// A directory that was looked at.
@@ -68,7 +76,7 @@ pub(super) struct Seen {
 
 /// Directories looked at before it is their turn: it comes in the order of their paths.
 pub(super) struct Ahead<'a> {
-    cancelled: &'a AtomicBool,
+    look: Look<'a>,
     state: Mutex<State>,
     /// A directory was looked at.
     looked: Condvar,
@@ -99,7 +107,7 @@ impl Drop for End<'_> {
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) fn new(root: &Path, cancelled: &'a AtomicBool) -> Self {
+    pub(super) fn new(root: &Path, look: Look<'a>) -> Self {
         let state = State {
             unseen: BinaryHeap::from([Reverse(root.to_path_buf())]),
             being_looked_at: HashSet::new(),
@@ -108,7 +116,7 @@ impl<'a> Ahead<'a> {
             ended: false,
         };
         let (looked, wanted) = (Condvar::new(), Condvar::new());
-        Self { cancelled, state: Mutex::new(state), looked, wanted }
+        Self { look, state: Mutex::new(state), looked, wanted }
     }
 
     /// Lets the threads begin, as many as the system gives: without any, all is looked at in its turn.
@@ -126,7 +134,7 @@ impl<'a> Ahead<'a> {
     pub(super) fn take(&self, directory: &Path) -> Result<Looked, Error> {
         let mut state = self.state.lock();
         loop {
-            check(self.cancelled, directory)?;
+            check(self.look.cancelled, directory)?;
             if let Some(looked) = state.looked.remove(directory) {
                 if state.looked.len() + 1 == AHEAD_MAX {
                     self.wanted.notify_all();
@@ -147,7 +155,7 @@ impl<'a> Ahead<'a> {
             state.unseen.pop();
         }
         drop(state);
-        let looked = Looked::at(directory, self.cancelled);
+        let looked = self.look.at_directory(directory);
         if let Some(content) = &looked.content {
             self.add(&content.below);
         }
@@ -185,7 +193,7 @@ impl<'a> Ahead<'a> {
             state.being_looked_at.insert(directory.clone());
             drop(state);
             let unless_it_panics = End(self);
-            let looked = Looked::at(&directory, self.cancelled);
+            let looked = self.look.at_directory(&directory);
             std::mem::forget(unless_it_panics);
             let mut state = self.state.lock();
             if let Some(content) = &looked.content {
@@ -198,24 +206,31 @@ impl<'a> Ahead<'a> {
     }
 }
 
-impl Seen {
+impl Look<'_> {
     /// `directory` is the one that holds it.
-    pub(super) fn at(directory: &Directory, file: &Path, cancelled: &AtomicBool) -> Self {
+    pub(super) fn at_file(self, directory: &Directory, file: &Path) -> Seen {
+        if let Err(error) = check(self.cancelled, file) {
+            return Seen { length: 0, found: Err(error) };
+        }
+        if !self.every_file
+            && let Some(length) = directory.length_of(file)
+            && file.file_name().is_some_and(|name| is_unlikely(name.as_bytes(), length))
+        {
+            return Seen { length, found: Ok(None) };
+        }
         let mut length = 0;
-        let found = check(cancelled, file).and_then(|()| file_store(directory, file, &mut length));
-        Self { length, found }
+        let found = file_store(directory, file, &mut length);
+        Seen { length, found }
     }
-}
 
-impl Looked {
-    fn at(directory: &Path, cancelled: &AtomicBool) -> Self {
-        if let Err(error) = check(cancelled, directory) {
-            return Self { store: Err(error), content: None };
+    fn at_directory(self, directory: &Path) -> Looked {
+        if let Err(error) = check(self.cancelled, directory) {
+            return Looked { store: Err(error), content: None };
         }
         let listed = Content::of(directory);
         let store = match &listed {
             Some(content) if !content.named && content.failed.is_none() => Ok(None),
-            _ => directory_store(directory, cancelled),
+            _ => directory_store(directory, self.cancelled),
         };
         let mut content = match &store {
             Ok(Some((_, true))) | Err(Error::Cancelled { .. }) => None,
@@ -225,11 +240,11 @@ impl Looked {
         if let Some(content) = content.as_mut().filter(|content| !content.files.is_empty()) {
             let opened = Directory::open(directory);
             for file in std::mem::take(&mut content.files) {
-                let seen = Seen::at(&opened, &file, cancelled);
+                let seen = self.at_file(&opened, &file);
                 content.saw(file, seen);
             }
         }
-        Self { store, content }
+        Looked { store, content }
     }
 }
 
@@ -321,7 +336,7 @@ mod tests {
         std::fs::create_dir_all(root.path().join("a/b")).unwrap();
         std::fs::write(root.path().join("a/file"), "text").unwrap();
         let never = AtomicBool::new(false);
-        let ahead = Ahead::new(root.path(), &never);
+        let ahead = Ahead::new(root.path(), Look { cancelled: &never, every_file: true });
         let content = |path: &Path| ahead.take(path).unwrap().content.unwrap();
         assert_eq!(content(root.path()).below, [root.path().join("a")]);
         let inner = content(&root.path().join("a"));
@@ -338,7 +353,7 @@ mod tests {
             std::fs::create_dir(root.path().join(number.to_string())).unwrap();
         }
         let stop = AtomicBool::new(false);
-        let ahead = Ahead::new(root.path(), &stop);
+        let ahead = Ahead::new(root.path(), Look { cancelled: &stop, every_file: true });
         std::thread::scope(|scope| {
             let _end = ahead.begin(scope);
             assert!(ahead.take(root.path()).is_ok());

@@ -37,6 +37,17 @@ pub(super) fn is_whole_pages(length: u64) -> bool {
     length >= 1024 && length.is_multiple_of(512)
 }
 
+/// See [`super::is_unlikely`].
+pub(super) fn is_unlikely(name: &[u8], length: u64) -> bool {
+    /// Longer ones are few, and take long to read again.
+    const SHORT: u64 = 256 << 10;
+    // What Redis calls its files, which are not made of whole pages, and people a database.
+    const PARTS: [&[u8]; 5] = [b"db", b"sql", b"aof", b"redis", b"dump"];
+    let name = name.to_ascii_lowercase();
+    let named = || PARTS.iter().any(|part| name.windows(part.len()).any(|one| one == *part));
+    length <= SHORT && !length.is_multiple_of(512) && !named()
+}
+
 /// See [`super::may_be_of_store`].
 pub(super) fn may_be_of_store(length: u64, sample: &[u8]) -> bool {
     mark(&sample[..sample.len().min(HEAD)]).is_some()

@@ -204,7 +204,24 @@ pub fn scan(root: &Path) -> Result<Scan, Error> {
 /// # Errors
 /// Those of [`scan()`]; [`Error::Cancelled`].
 pub fn scan_until(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
-    scan::scan(root, cancelled)
+    scan::scan(root, ahead::Look { cancelled, every_file: true })
+}
+
+/// The same without opening the files that [are hardly of a store](is_unlikely), which of a tree of many
+/// small files spares most of the time. It may miss a store that consists of such files: for whoever reads
+/// them anyway, asks [`may_be_of_store`] of what they begin with, and [scans](scan_until) anew where that
+/// is so.
+///
+/// # Errors
+/// Those of [`scan_until`].
+pub fn scan_likely(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
+    scan::scan(root, ahead::Look { cancelled, every_file: false })
+}
+
+/// Whether a file of this name and of `length` bytes is hardly of a store: it is short, and not made of whole
+/// pages, as all are but Redis's unless they are damaged, and its name speaks for none either.
+pub fn is_unlikely(name: &[u8], length: u64) -> bool {
+    marks::is_unlikely(name, length)
 }
 
 /// How much of a file [`may_be_of_store`] wants to see, in bytes.

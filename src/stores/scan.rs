@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::ahead::{Ahead, Content, Looked, Seen, check, side_by_side};
+use super::ahead::{Ahead, Content, Look, Looked, check, side_by_side};
 use super::marks::{self, HEAD, Mark, SAMPLE};
 use super::source::{Directory, Source, is_file};
 use super::sqlite::with_suffix;
@@ -26,16 +26,16 @@ pub(super) struct Found {
 }
 
 /// See [`super::scan_until`].
-pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
-    let mut scanner = Scanner { root, cancelled, scan: Scan::default(), claimed: HashSet::new() };
+pub(super) fn scan(root: &Path, look: Look<'_>) -> Result<Scan, Error> {
+    let mut scanner = Scanner { root, look, scan: Scan::default(), claimed: HashSet::new() };
     let metadata = std::fs::metadata(root).map_err(|error| Error::io(root, "look at", error))?;
     if metadata.is_file() {
-        let seen = Seen::at(&Directory::default(), root, cancelled);
+        let seen = look.at_file(&Directory::default(), root);
         (scanner.scan.entries, scanner.scan.bytes) = (1, seen.length);
         scanner.take(root, seen.found);
         return scanner.finish();
     }
-    let ahead = Ahead::new(root, cancelled);
+    let ahead = Ahead::new(root, look);
     std::thread::scope(|scope| {
         let _end = ahead.begin(scope);
         let mut directories = BinaryHeap::from([Reverse(root.to_path_buf())]);
@@ -54,7 +54,7 @@ pub(super) fn scan(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
 
 struct Scanner<'a> {
     root: &'a Path,
-    cancelled: &'a AtomicBool,
+    look: Look<'a>,
     scan: Scan,
     /// Files and directories that belong to a store found already.
     claimed: HashSet<PathBuf>,
@@ -62,7 +62,7 @@ struct Scanner<'a> {
 
 impl Scanner<'_> {
     fn finish(mut self) -> Result<Scan, Error> {
-        check(self.cancelled, self.root)?;
+        check(self.look.cancelled, self.root)?;
         self.scan.components.sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
         Ok(self.scan)
     }
@@ -98,7 +98,7 @@ impl Scanner<'_> {
         let opened = Directory::open(directory);
         let mut batch = Content::default();
         for entry in std::fs::read_dir(directory).map_err(failed)? {
-            check(self.cancelled, directory)?;
+            check(self.look.cancelled, directory)?;
             batch.add(&entry.map_err(failed)?);
             if batch.files.len() >= BATCH {
                 self.batch(&opened, std::mem::take(&mut batch), below, ahead)?;
@@ -116,8 +116,8 @@ impl Scanner<'_> {
         ahead: &Ahead<'_>,
     ) -> Result<(), Error> {
         let files = std::mem::take(&mut batch.files);
-        let seen = side_by_side(&files, |file| Seen::at(directory, file, self.cancelled));
-        check(self.cancelled, self.root)?;
+        let seen = side_by_side(&files, |file| self.look.at_file(directory, file));
+        check(self.look.cancelled, self.root)?;
         for (file, seen) in files.into_iter().zip(seen) {
             batch.saw(file, seen);
         }

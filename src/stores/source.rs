@@ -31,6 +31,15 @@ impl Directory {
         Self(rustix::fs::open(path, flags, Mode::empty()).ok())
     }
 
+    /// The length of a regular file of it, in bytes, without opening it; `None` where only that would tell.
+    pub(super) fn length_of(&self, path: &Path) -> Option<u64> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let wanted = StatxFlags::TYPE | StatxFlags::SIZE;
+        let stat = rustix::fs::statx(self.0.as_ref()?, path.file_name()?, flags, wanted).ok()?;
+        let kind = FileType::from_raw_mode(u32::from(stat.stx_mode));
+        (kind == FileType::RegularFile).then_some(stat.stx_size)
+    }
+
     fn open_file(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         match (&self.0, path.file_name()) {
             (Some(directory), Some(name)) => {

@@ -47,16 +47,55 @@ fn snapshot(root: &Path) -> Vec<Seen> {
     all
 }
 
-/// Whether a glance claims anything of a tree.
-fn is_claimed(root: &Path) -> bool {
+/// Whether something is true of the name of an entry, and of the length and the beginning of a file.
+fn is_any(root: &Path, what: impl Fn(&[u8], u64, &[u8]) -> bool) -> bool {
     walkdir::WalkDir::new(root).into_iter().map(Result::unwrap).any(|entry| {
         use std::os::unix::ffi::OsStrExt as _;
         let is_file = entry.file_type().is_file();
         let content = if is_file { fs::read(entry.path()).unwrap() } else { Vec::new() };
         let head = &content[..content.len().min(GLANCE_LEN)];
-        is_name_of_store(entry.file_name().as_bytes())
-            || may_be_of_store(u64::try_from(content.len()).unwrap(), head)
+        what(entry.file_name().as_bytes(), u64::try_from(content.len()).unwrap(), head)
     })
+}
+
+/// Whether a glance claims anything of a tree.
+fn is_claimed(root: &Path) -> bool {
+    is_any(root, |name, length, head| is_name_of_store(name) || may_be_of_store(length, head))
+}
+
+/// Whether whoever reads the files that are hardly of a store notices one.
+fn is_missed(root: &Path) -> bool {
+    is_any(root, |name, length, head| is_unlikely(name, length) && may_be_of_store(length, head))
+}
+
+/// Of files that nothing but what they begin with shows to be of a store.
+#[test]
+fn a_store_of_unlikely_files_is_missed_and_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    fs::create_dir(root.join("many")).unwrap();
+    for number in 0..300 {
+        fs::write(root.join("many").join(number.to_string()), "text").unwrap();
+    }
+    assert!(!is_missed(root));
+    fs::write(root.join("many/state"), b"REDIS0011 not whole").unwrap();
+    fs::write(root.join("History"), b"SQLite format 3\0, cut off").unwrap();
+    let (every, likely) = (scan(root).unwrap(), scan_likely(root, &NEVER).unwrap());
+    assert_eq!((every.components.len() + every.unreadable.len(), likely.components.len()), (2, 0));
+    assert_eq!((likely.entries, likely.bytes), (every.entries, every.bytes));
+    assert!(is_missed(root));
+    for (name, length, unlikely) in [
+        ("History", 1, true),
+        ("History", 0, false),
+        ("History", 4096, false),
+        ("History", (256 << 10) + 1, false),
+        ("app.DB", 1, false),
+        ("x.sqlite3", 1, false),
+        ("dump.rdb", 1, false),
+        ("appendonly.aof.1.incr.aof", 1, false),
+    ] {
+        assert_eq!(is_unlikely(name.as_bytes(), length), unlikely, "{name} {length}");
+    }
 }
 
 #[test]
@@ -71,6 +110,10 @@ fn examine(root: &Path) -> Vec<(Component, CheckReport, Option<Summary>)> {
     let scan = scan(root).unwrap();
     assert!(scan.unreadable.is_empty(), "{:?}", scan.unreadable);
     assert!(scan.components.is_empty() || is_claimed(root), "seen at no glance: {root:?}");
+    assert!(
+        scan_likely(root, &NEVER).unwrap().components == scan.components || is_missed(root),
+        "missed, and not noticed: {root:?}"
+    );
     let options = CheckOptions::default();
     let result = scan
         .components

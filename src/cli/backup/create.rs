@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -11,16 +13,17 @@ use super::CreateArgs;
 use super::defaults::Job;
 use super::events::{facts, unusual};
 use super::keys::{Asked, Deriving, Seal};
+use super::noticed::{NAMED_MAX, warn_of};
 use super::run::{Bar, Interrupt};
 use super::servers::{Servers, is_dump};
-use super::trees::Trees;
+use super::trees::{Trees, vault_of};
 use crate::archive::{
     Amount, ArchiveKind, ArchiveReader, KeySet, Keyring, OnChange, SealingKeys, SectionName,
     WriteOptions,
 };
 use crate::backup::{
     self, BaseBackup, Catalog, CreateRequest, Created, Details, Filter, LiveTree, Lock, Sensitive,
-    Source, Terms,
+    Source, Terms, Watched,
 };
 use crate::cli::Context;
 use crate::cli::events::Listeners;
@@ -30,15 +33,16 @@ use crate::cli::output::human_size;
 use crate::cli::prompt::has_terminal;
 use crate::profile::Event;
 use crate::stores;
-use crate::tree::{EntryKind, LocalTree, Timestamp, TreePath, TreeReader};
+use crate::tree::{EntryKind, LocalTree, Timestamp, TreeReader};
 
 /// The section with a vault's keys.
 pub(super) const VAULT_SECTION: &str = "vault";
 pub(super) const VAULT_CONFIG: &str = "vault.json";
 /// How many stores that change while they are read begin a backup anew.
 const UNSTEADY_MAX: usize = 8;
-/// Most processes that are named.
-const NAMED_MAX: usize = 5;
+/// Up to so many bytes a source's files that are hardly of a store are looked at when they are read: what
+/// is read for nothing, where one is, takes a moment.
+const LOOK_LATER_MAX: u64 = 1 << 30;
 
 pub(super) fn command(args: &CreateArgs, context: &Context) -> CommandResult {
     let made = make(args, context)?;
@@ -122,6 +126,7 @@ fn make_job(
             deriving: asked.map(|asked| asked.begin(scope)).transpose()?,
             seal: None,
             unsteady: Vec::new(),
+            every_file: !job.is_read_whole(),
         };
         attempt.until_steady()
     })?;
@@ -143,40 +148,68 @@ struct Attempt<'a, 'scope> {
     /// Stores, by their path in the source, that are copied though nobody had them open: their app
     /// opens them only for moments.
     unsteady: Vec<PathBuf>,
+    /// Whether the files that are hardly of a store are looked at, too, before any is read.
+    every_file: bool,
+}
+
+/// Why a backup is begun anew.
+enum Again {
+    /// Of a store, by its path in the source, a consistent copy is to be made.
+    Copy(PathBuf),
+    /// A file that was not looked at may be of a store.
+    EveryFile,
 }
 
 impl Attempt<'_, '_> {
     fn until_steady(mut self) -> Result<Created, Failure> {
         loop {
-            let changed = RefCell::new(None);
-            let failure = match self.make(&changed) {
+            let again = RefCell::new(None);
+            let failure = match self.make(&again) {
                 Ok(made) => return Ok(made),
                 Err(failure) => failure,
             };
-            let changed = changed.take().filter(|store| !self.unsteady.contains(store));
-            // One that was copied already stands in for what else changes all the time.
-            let Some(store) = changed.filter(|_| self.unsteady.len() < UNSTEADY_MAX) else {
-                return Err(failure);
+            let why = match again.take() {
+                Some(Again::EveryFile) if !self.every_file => {
+                    self.every_file = true;
+                    "every file is looked at for stores".to_owned()
+                }
+                // One that was copied already stands in for what else changes all the time.
+                Some(Again::Copy(store))
+                    if !self.unsteady.contains(&store) && self.unsteady.len() < UNSTEADY_MAX =>
+                {
+                    let changed = self.job.source.join(&store);
+                    self.unsteady.push(store);
+                    format!(
+                        "{} changed while it was read: a consistent copy is made of it",
+                        changed.display()
+                    )
+                }
+                _ => return Err(failure),
             };
-            self.context.output.detail(format!(
-                "{} changed while it was read: from the beginning, with a consistent copy of it",
-                self.job.source.join(&store).display()
-            ));
-            self.unsteady.push(store);
+            self.context.output.detail(format!("{why}, from the beginning"));
         }
     }
 
-    /// Makes the backup; `changed` is told of a store that changed meanwhile and could be copied.
-    fn make(&mut self, changed: &RefCell<Option<PathBuf>>) -> Result<Created, Failure> {
+    /// Makes the backup; `again` is told why one that fails may succeed if it is begun anew.
+    fn make(&mut self, again: &RefCell<Option<Again>>) -> Result<Created, Failure> {
         let Self { args, job, context, interrupt, catalog, vault, .. } = *self;
-        let scan = stores::scan_until(&job.source, interrupt.flag()).map_err(unreadable)?;
+        let likely = (!self.every_file)
+            .then(|| stores::scan_likely(&job.source, interrupt.flag()))
+            .transpose()
+            .map_err(unreadable)?
+            .filter(|scan| scan.bytes <= LOOK_LATER_MAX);
+        self.every_file = likely.is_none();
+        let scan = match likely {
+            Some(scan) => scan,
+            None => stores::scan_until(&job.source, interrupt.flag()).map_err(unreadable)?,
+        };
         let servers = Servers::look(job, context)?;
         let mut components = job.components(&scan.components, &servers)?;
         let mut exclude = job.exclude.clone();
         exclude.extend(servers.left_out());
         let filter = job.filter(&components, &exclude)?;
         servers.prepare(&components, &filter)?;
-        let live = self.live_source(&scan.components, &filter, &servers)?;
+        let live = self.live_source(&scan.components, &filter, &servers, again)?;
         let dumps = match live.as_ref().and_then(LiveTree::scratch) {
             Some(place) => servers.dump(&filter, place)?,
             None => Vec::new(),
@@ -199,6 +232,9 @@ impl Attempt<'_, '_> {
                 &plain
             }
         };
+        let missed = Arc::default();
+        let watched = Watched::new(reader, Arc::clone(&missed));
+        let reader = if self.every_file { reader } else { &watched };
         let details = Details {
             components,
             tag: job.tag.clone(),
@@ -216,7 +252,8 @@ impl Attempt<'_, '_> {
             interrupt,
             catalog,
             stores: &scan.components,
-            changed,
+            again,
+            missed: &missed,
             filter: &trees.filter(&filter),
             sensitive: &sensitive,
             details,
@@ -263,6 +300,7 @@ impl Attempt<'_, '_> {
         found: &[stores::Component],
         filter: &Filter,
         servers: &Servers<'_>,
+        again: &RefCell<Option<Again>>,
     ) -> Result<Option<LiveTree>, Failure> {
         let Self { args, job, context, .. } = self;
         let wanted: Vec<stores::Component> = found
@@ -302,6 +340,8 @@ impl Attempt<'_, '_> {
                 holders.push(format!("and {} more", in_use.in_the_way.len() - NAMED_MAX));
             }
             if !args.live {
+                // It may be of a store that can be copied, and was not looked at.
+                *again.borrow_mut() = Some(Again::EveryFile);
                 return Err(backup::Error::InUse { path: job.source.clone(), holders }.into());
             }
             context.output.warn(format!("written to meanwhile: {}", holders.join(", ")));
@@ -332,18 +372,6 @@ fn interrupted() -> Failure {
     Failure::new(ExitCode::Interrupted, "interrupted; no backup was made")
 }
 
-/// The vault that is mounted where the source is.
-#[cfg(feature = "mount")]
-fn vault_of(source: &Path) -> Option<PathBuf> {
-    let mounts = crate::cli::mounted::all();
-    mounts.into_iter().find(|mount| source.starts_with(&mount.mount_point)).map(|mount| mount.vault)
-}
-
-#[cfg(not(feature = "mount"))]
-fn vault_of(_source: &Path) -> Option<PathBuf> {
-    None
-}
-
 /// All that is known when writing begins.
 struct Work<'a, 's> {
     args: &'a CreateArgs,
@@ -352,7 +380,9 @@ struct Work<'a, 's> {
     interrupt: &'a Interrupt,
     catalog: &'a Catalog,
     stores: &'a [stores::Component],
-    changed: &'a RefCell<Option<PathBuf>>,
+    again: &'a RefCell<Option<Again>>,
+    /// Set where a file that was read may be of a store, and was not looked at before.
+    missed: &'a AtomicBool,
     filter: &'a Filter,
     sensitive: &'a Terms,
     details: Details,
@@ -425,12 +455,15 @@ impl Work<'_, '_> {
                 let path =
                     error.changed().map(|path| Path::new(OsStr::from_bytes(path.as_bytes())));
                 let store = path.and_then(|path| backup::store_of(path, self.stores));
-                *self.changed.borrow_mut() = store.map(|store| store.path.clone());
+                *self.again.borrow_mut() = match self.missed.load(Ordering::Relaxed) {
+                    true => Some(Again::EveryFile),
+                    false => store.map(|store| Again::Copy(store.path.clone())),
+                };
                 return Err(error.into());
             }
             Ok(created) => created,
         };
-        self.warn_of(&created);
+        warn_of(&created.noticed, &context.output);
         Ok(created)
     }
 
@@ -456,41 +489,5 @@ impl Work<'_, '_> {
             ),
             _ => failure,
         })
-    }
-
-    fn warn_of(&self, created: &Created) {
-        let noticed = &created.noticed;
-        let output = &self.context.output;
-        let named = |paths: &[(SectionName, TreePath)]| {
-            let named: Vec<String> =
-                paths.iter().take(NAMED_MAX).map(|(_, path)| path.to_string()).collect();
-            let more = paths.len().saturating_sub(NAMED_MAX);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{}{more}", named.join(", "))
-        };
-        if !noticed.unstable.is_empty() {
-            output.warn(format!(
-                "changed while they were read, and kept as read last: {}",
-                named(&noticed.unstable)
-            ));
-        }
-        if !noticed.vanished.is_empty() {
-            output.warn(format!("gone before they were read: {}", named(&noticed.vanished)));
-        }
-        if !noticed.mount_points.is_empty() {
-            output.warn(format!(
-                "other filesystems are mounted in the source, and are NOT in this backup: {}",
-                named(&noticed.mount_points)
-            ));
-        }
-        if !noticed.outside_links.is_empty() {
-            output.warn(format!(
-                "these have further names outside of the source, which a restore does not link: {}",
-                named(&noticed.outside_links)
-            ));
-        }
-        if !noticed.sockets.is_empty() {
-            output.detail(format!("sockets are not stored: {}", named(&noticed.sockets)));
-        }
     }
 }

@@ -186,6 +186,21 @@ impl Job {
         Ok(job)
     }
 
+    /// Whether every file of the source is read, and nothing is done to servers for that: then what it may
+    /// be of can be looked at meanwhile.
+    pub(super) fn is_read_whole(&self) -> bool {
+        let served = |component: &profile::Component| {
+            component.probe.is_some()
+                || component.prepare.is_some()
+                || component.finish.is_some()
+                || component.dump.is_some()
+        };
+        self.kind == ArchiveKind::Full
+            && self.include.is_empty()
+            && self.exclude.is_empty()
+            && !self.profile.iter().flat_map(|profile| &profile.components).any(served)
+    }
+
     fn add_profile(&mut self, plan: Option<&Plan>) {
         let Some(profile) = &self.profile else { return };
         let text = |selector: &Selector| match selector {

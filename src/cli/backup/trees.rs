@@ -79,3 +79,15 @@ impl Trees {
         std::iter::once(data).chain(others).collect()
     }
 }
+
+/// The vault that is mounted where the source is.
+#[cfg(feature = "mount")]
+pub(super) fn vault_of(source: &Path) -> Option<PathBuf> {
+    let mounts = crate::cli::mounted::all();
+    mounts.into_iter().find(|mount| source.starts_with(&mount.mount_point)).map(|mount| mount.vault)
+}
+
+#[cfg(not(feature = "mount"))]
+pub(super) fn vault_of(_source: &Path) -> Option<PathBuf> {
+    None
+}
