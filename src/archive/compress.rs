@@ -181,6 +181,14 @@ impl<W: Write> Compressor<W> {
         while self.pending.iter().filter(|one| !one.is_cut()).count() >= self.limit {
             self.collect()?;
         }
+        self.collect_done()
+    }
+
+    /// Writes the frames that are compressed by now: whoever reads them again need not wait for more.
+    pub(super) fn collect_done(&mut self) -> io::Result<()> {
+        while self.pending.front().is_some_and(Pending::is_done) {
+            self.collect()?;
+        }
         Ok(())
     }
 
@@ -210,6 +218,13 @@ impl<W: Write> Compressor<W> {
 impl Pending {
     fn is_cut(&self) -> bool {
         matches!(self, Self::Cut)
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Cut => true,
+            Self::Frame(wait) => !wait.is_empty(),
+        }
     }
 }
 
@@ -380,6 +395,25 @@ mod tests {
                 );
             }
             assert!(compression == Compression::None || bytes.len() < 6_000_000);
+        }
+    }
+
+    /// Though no more follows.
+    #[test]
+    fn what_is_compressed_can_be_written_at_once() {
+        for compression in ALL {
+            let threads = NonZeroUsize::new(2).unwrap();
+            let mut compressor = Compressor::new(Vec::new(), compression, None, threads).unwrap();
+            let frame = text(chunk_len(compression, None));
+            compressor.write_all(&frame).unwrap();
+            let begun = std::time::Instant::now();
+            while compressor.output.is_empty() && begun.elapsed().as_secs() < 60 {
+                compressor.collect_done().unwrap();
+                std::thread::yield_now();
+            }
+            assert!(!compressor.output.is_empty(), "{compression}");
+            let bytes = compressor.finish().unwrap();
+            assert!(decompress(compression, &bytes).unwrap() == frame);
         }
     }
 

@@ -9,9 +9,9 @@ use zstd::bulk::Decompressor;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{compress_bound, find_frame_compressed_size, get_frame_content_size};
 
+use super::ahead::{Ahead, Filled, Piece, Pieces};
 use super::buffer::Buffer;
 use super::compress::ZSTD_WINDOW_LOG_MAX;
-use super::pipe::{Ahead, Filled, Piece, Pieces};
 use super::threads::start;
 
 /// Longest content of a frame that is decompressed whole; others are streamed.
@@ -60,6 +60,8 @@ pub(super) struct ZstdFrames {
     /// For what is read next, instead of new memory.
     spare: Vec<u8>,
     streamed: Option<Filled<Decoder<'static, Rest>>>,
+    /// Where no thread decompresses.
+    decompressor: Option<Decompressor<'static>>,
 }
 
 impl ZstdFrames {
@@ -67,10 +69,10 @@ impl ZstdFrames {
     /// where the system has to find it first.
     pub(super) const IN_FLIGHT: usize = 0;
 
-    /// Of frames that `threads` threads decompress, or fewer.
+    /// Of frames that `threads` threads decompress, or fewer; whoever asks for them, where there are none.
     pub(super) fn new(input: Ahead, threads: usize) -> Self {
         let (jobs, queue) = unbounded();
-        let threads = threads.clamp(1, THREADS_MAX);
+        let threads = threads.min(THREADS_MAX);
         Self {
             input: Some(input),
             read: Vec::new(),
@@ -83,25 +85,42 @@ impl ZstdFrames {
             failure: None,
             spare: Vec::new(),
             streamed: None,
+            decompressor: None,
         }
     }
 
     /// Starts one more thread, if so many frames may be on their way. As many as the system gives will do.
-    ///
-    /// # Errors
-    /// [`super::Error::NoThread`], where there is none at all.
-    fn start_thread(&mut self) -> io::Result<()> {
+    fn start_thread(&mut self) {
         if self.started >= self.threads {
-            return Ok(());
+            return;
         }
         let queue = self.queue.clone();
         // They end when the queue does, of which this value holds the other end.
         match start(move || work(&queue)) {
             Ok(_) => self.started += 1,
-            Err(error) if self.started == 0 => return Err(error.into_io()),
             Err(_) => self.threads = self.started,
         }
-        Ok(())
+    }
+
+    /// The next frame, decompressed here.
+    fn here(&mut self, spare: Buffer) -> io::Result<Piece> {
+        let Some((compressed, content)) = self.next_frame()? else { return self.rest(spare) };
+        let decompressor = match &mut self.decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new()?),
+        };
+        let frame = self.read.get(..compressed).unwrap_or_default();
+        let bytes = decompress(decompressor, frame, content, spare)?;
+        self.read.drain(..compressed);
+        Ok((bytes, 0..content))
+    }
+
+    /// What is not a frame that is decompressed whole, or the end.
+    fn rest(&mut self, spare: Buffer) -> io::Result<Piece> {
+        match self.read.is_empty() {
+            true => Ok((spare, 0..0)),
+            false => self.stream()?.next(spare),
+        }
     }
 
     /// Hands on the next frame; whether there is one that is decompressed whole.
@@ -201,7 +220,10 @@ impl Pieces for ZstdFrames {
             return streamed.next(spare);
         }
         // More by and by: whoever only looks at the beginning need not wait for what follows.
-        self.start_thread()?;
+        self.start_thread();
+        if self.threads == 0 {
+            return self.here(spare);
+        }
         self.limit = (self.limit + 1).min(self.threads);
         while self.pending.len() < self.limit && self.failure.is_none() {
             match self.submit(&mut spare) {
@@ -219,10 +241,7 @@ impl Pieces for ZstdFrames {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
-        if self.read.is_empty() {
-            return Ok((spare, 0..0));
-        }
-        self.stream()?.next(spare)
+        self.rest(spare)
     }
 }
 
@@ -232,14 +251,31 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use super::super::ahead::InPlace;
     use super::*;
 
+    /// Decompresses all of it, by threads and without any: what came of it, and why no more.
+    fn decompressed(bytes: &[u8]) -> (Vec<u8>, io::Result<()>) {
+        let frames = |threads| {
+            let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2).unwrap();
+            ZstdFrames::new(input, threads)
+        };
+        let read = |reader: &mut dyn Read| {
+            let mut output = Vec::new();
+            let read = reader.read_to_end(&mut output).map(drop);
+            (output, read)
+        };
+        let ahead = |threads| Ahead::new(frames(threads), ZstdFrames::IN_FLIGHT).unwrap();
+        let found = read(&mut ahead(3));
+        for other in [read(&mut ahead(0)), read(&mut InPlace::new(frames(0)))] {
+            assert!(other.0 == found.0 && other.1.is_ok() == found.1.is_ok());
+        }
+        found
+    }
+
     fn frames(bytes: &[u8]) -> io::Result<Vec<u8>> {
-        let input = Ahead::new(Filled(Cursor::new(bytes.to_vec())), 2).unwrap();
-        let mut output = Vec::new();
-        let frames = ZstdFrames::new(input, 3);
-        Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap().read_to_end(&mut output)?;
-        Ok(output)
+        let (output, read) = decompressed(bytes);
+        read.map(|()| output)
     }
 
     fn text(length: usize) -> Vec<u8> {
@@ -312,6 +348,31 @@ mod tests {
         }
     }
 
+    /// Fails once, then has bytes again.
+    struct FailsOnce(u8);
+
+    impl Pieces for FailsOnce {
+        fn next(&mut self, _spare: Buffer) -> io::Result<Piece> {
+            self.0 += 1;
+            match self.0 {
+                2 => Err(io::Error::other("once")),
+                _ => Ok((Buffer::new(1), 0..1)),
+            }
+        }
+    }
+
+    #[test]
+    fn after_an_error_nothing_follows() {
+        let mut readers: [Box<dyn Read>; 2] =
+            [Box::new(Ahead::new(FailsOnce(0), 4).unwrap()), Box::new(InPlace::new(FailsOnce(0)))];
+        for reader in &mut readers {
+            assert_eq!(reader.read(&mut [0; 8]).unwrap(), 1);
+            assert_eq!(reader.read(&mut [0; 8]).unwrap_err().to_string(), "once");
+            assert!(reader.read(&mut [0; 8]).is_err());
+            assert!(reader.read(&mut [0; 8]).is_err());
+        }
+    }
+
     #[test]
     fn buffers_come_back() {
         for in_flight in [0, 1, 8] {
@@ -334,11 +395,8 @@ mod tests {
         bad[200_000.min(frame.len() / 2)] ^= 0x10;
         for tail in [bad, frame[..frame.len() / 2].to_vec(), b"no frame".to_vec()] {
             let bytes = [&good[..], &tail].concat();
-            let input = Ahead::new(Filled(Cursor::new(bytes)), 2).unwrap();
-            let mut output = Vec::new();
-            let frames = ZstdFrames::new(input, 3);
-            let mut ahead = Ahead::new(frames, ZstdFrames::IN_FLIGHT).unwrap();
-            assert!(ahead.read_to_end(&mut output).is_err());
+            let (output, read) = decompressed(&bytes);
+            assert!(read.is_err());
             assert!(output.starts_with(&text(300_000).repeat(6)));
         }
     }

@@ -14,9 +14,10 @@ use crate::tree::{self, Digest, Entry, EntryKind, Exclude, TreePath, TreeReader}
 
 /// Batches on their way; also bounds what is read ahead.
 const QUEUE: usize = 16;
-/// Entries of a batch at most, and bytes of the small files in it, but for the last one.
-const BATCH_ENTRIES: usize = 64;
-const BATCH_BYTES: u64 = 1 << 20;
+/// Entries of a batch at most, and bytes of the small files in it, but for the last one. Few: to hand a
+/// batch over takes less than the first use of the memory of a large one.
+const BATCH_ENTRIES: usize = 32;
+const BATCH_BYTES: u64 = 256 << 10;
 /// Entries kept from the counting walk, so that most trees are walked once.
 const KEPT_ENTRIES: usize = 50_000;
 

@@ -9,6 +9,7 @@
 //! [`PendingArchive::publish`]. To read one: [`ArchiveReader::open`]
 //! with a [`Keyring`].
 
+mod ahead;
 mod buffer;
 mod compress;
 mod error;

@@ -2,15 +2,16 @@
 //! while other threads compress.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use sha2::{Digest as _, Sha256};
 
+use super::ahead::{Piece, Pieces};
 use super::buffer::Buffer;
 use super::error::{Error, Result};
 use super::growing::{Growing, Growth, Place};
@@ -359,16 +360,6 @@ impl Read for Range {
     }
 }
 
-/// A buffer, and where in it the bytes are.
-pub(super) type Piece = (Buffer, std::ops::Range<usize>);
-
-/// What is read ahead: bytes, in buffers of any length.
-pub(super) trait Pieces: Send {
-    /// The next bytes, and where in the buffer they are: none at the end. `spare` may be used for
-    /// them.
-    fn next(&mut self, spare: Buffer) -> io::Result<Piece>;
-}
-
 /// What is opened is handed on as it is.
 impl Pieces for Range {
     fn next(&mut self, spare: Buffer) -> io::Result<Piece> {
@@ -383,103 +374,5 @@ impl Pieces for Range {
         let count = spare.len().saturating_sub(from).min(wanted);
         self.at += count as u64;
         Ok((Buffer::Heap(spare), from..from + count))
-    }
-}
-
-/// Reads from a stream into whole buffers.
-pub(super) struct Filled<R>(pub(super) R);
-
-impl<R: Read + Send> Pieces for Filled<R> {
-    fn next(&mut self, spare: Buffer) -> io::Result<Piece> {
-        let mut spare = spare.into_vec();
-        spare.resize(PLAIN_BUFFER, 0);
-        let mut filled = 0;
-        while filled < spare.len() {
-            match self.0.read(&mut spare[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((Buffer::Heap(spare), 0..filled))
-    }
-}
-
-/// Reads ahead in a thread of its own.
-pub(super) struct Ahead {
-    receiver: Option<Receiver<io::Result<Piece>>>,
-    give_back: Sender<Buffer>,
-    buffer: Buffer,
-    at: std::ops::Range<usize>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Ahead {
-    /// Reads `input` to its end or its first error, at most so many buffers ahead.
-    ///
-    /// # Errors
-    /// [`Error::NoThread`].
-    pub(super) fn new(mut input: impl Pieces + 'static, in_flight: usize) -> Result<Self> {
-        let (sender, receiver) = bounded(in_flight);
-        // Bounded by what is on its way. None is made anew where there is one to be had: the first use of
-        // a page takes the system as long as to fill it.
-        let (give_back, empty) = unbounded::<Buffer>();
-        let thread = start(move || {
-            loop {
-                let read = input.next(empty.try_recv().unwrap_or_default());
-                let ends = !matches!(&read, Ok((_, bytes)) if !bytes.is_empty());
-                if sender.send(read).is_err() || ends {
-                    return;
-                }
-            }
-        })?;
-        let (buffer, at) = (Buffer::default(), 0..0);
-        Ok(Self { receiver: Some(receiver), give_back, buffer, at, thread: Some(thread) })
-    }
-}
-
-impl BufRead for Ahead {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.at.is_empty() {
-            let Some(receiver) = &self.receiver else { break };
-            self.at = 0..0;
-            let read = std::mem::take(&mut self.buffer);
-            if !read.is_empty() {
-                // Nobody to take it back any more: then it goes.
-                let _ = self.give_back.send(read);
-            }
-            match receiver.recv() {
-                Ok(Ok((_, next))) if next.is_empty() => self.receiver = None,
-                Ok(Ok((next, at))) => (self.buffer, self.at) = (next, at),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(Error::Worker.into_io()),
-            }
-        }
-        Ok(&self.buffer[self.at.clone()])
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.at.start += count.min(self.at.len());
-    }
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.fill_buf()?;
-        let count = buffer.len().min(bytes.len());
-        buffer[..count].copy_from_slice(&bytes[..count]);
-        self.consume(count);
-        Ok(count)
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported where it happened.
-            let _ = thread.join();
-        }
     }
 }

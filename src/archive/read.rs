@@ -1,7 +1,7 @@
 //! Opening archives: what they say of themselves, their index, and passes over all they hold.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use super::ahead::{Ahead, Filled, InPlace};
 use super::compress::decompressor;
 use super::error::{Error, Result};
 use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
@@ -21,7 +22,7 @@ use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
 use super::pass::{self, Contents, Control, Passed};
-use super::pipe::{Ahead, Extent, Filled, IN_FLIGHT, Input};
+use super::pipe::{Extent, IN_FLIGHT, Input};
 use super::tar::TarReader;
 use super::threads::{start_in, start_some};
 use super::write::part_name;
@@ -293,13 +294,18 @@ impl ArchiveReader {
         let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         // While it is written, other threads want the processors to compress.
         let decompressing = if self.input.is_growing() { threads / 2 } else { threads };
-        let tar = match self.compression {
+        let tar: Box<dyn BufRead> = match self.compression {
+            // To hand on what one thread decompresses takes more memory, and no less time.
+            Compression::Zstd if decompressing <= 1 => {
+                Box::new(InPlace::new(ZstdFrames::new(opened, 0)))
+            }
             Compression::Zstd => {
-                Ahead::new(ZstdFrames::new(opened, decompressing), ZstdFrames::IN_FLIGHT)?
+                let frames = ZstdFrames::new(opened, decompressing);
+                Box::new(Ahead::new(frames, ZstdFrames::IN_FLIGHT)?)
             }
             other => {
                 let tar = decompressor(opened, other).map_err(Error::from_io)?;
-                Ahead::new(Filled(tar), IN_FLIGHT)?
+                Box::new(Ahead::new(Filled(tar), IN_FLIGHT)?)
             }
         };
         let failure = Mutex::new(None);

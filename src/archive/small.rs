@@ -13,7 +13,7 @@ use crate::tree::{self, ContentReader, Digest, Entry, EntryKind, TreeReader};
 /// Files up to this size are read ahead, whole.
 const SMALL: u64 = 256 << 10;
 /// Bytes of a buffer for the files of a job: what a batch has, with its last file.
-pub(super) const BUFFER: usize = (1 << 20) + (256 << 10);
+pub(super) const BUFFER: usize = (256 << 10) + (256 << 10);
 /// No hole is smaller: a page.
 const HOLE: u64 = 4096;
 /// How often a file that keeps changing is read again.

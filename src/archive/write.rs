@@ -195,6 +195,7 @@ impl Writer<'_> {
                     self.end_part()?;
                 }
             }
+            self.output.collect_done().map_err(Error::from_io)?;
             if data.len() == small::BUFFER {
                 // Nobody to take it back any more: then it goes.
                 let _ = self.give_back.try_send(data);
