@@ -23,8 +23,8 @@ use super::verify::StoreReport;
 use super::watched::WatchedTree;
 use crate::stores::{self, CheckOptions, CheckReport, Component, Outcome};
 use crate::tree::{
-    self, CompareOptions, Comparison, CopyOptions, Difference, Digest, Durability, Entry,
-    LocalTree, Mismatch, TreePath, TreeReader, TreeWriter,
+    self, CompareOptions, Comparison, CopyOptions, Digest, Durability, Entry, LocalTree, Mismatch,
+    TreePath, TreeReader, TreeWriter,
 };
 
 /// How long files may stay open after the app's stop command succeeded.
@@ -290,36 +290,18 @@ impl Engine<'_> {
         let point = self.working_mount_point()?;
         let mount = self.environment.mount(&point, MountAccess::ReadWrite)?;
         let all_known = usize::try_from(found.total_differences) == Ok(found.differences.len());
-        let removed = if all_known {
-            self.remove_extra(&mount, found)
-        } else {
-            // More than are told of: all of it is copied again.
-            self.remove_entry(&mount, &TreePath::root())
-        };
+        let removed = self.environment.open(&mount).and_then(|tree| {
+            let tree = WatchedTree { tree: &tree, hands: &self.environment.hands };
+            if all_known {
+                remove_extra(&tree, found)
+            } else {
+                // More than are told of: all of it is copied again.
+                remove_entry(&tree, &TreePath::root())
+            }
+        });
         self.environment.unmount()?;
         removed?;
         self.copy_but(&found.differences.iter().map(|found| found.path.clone()).collect())
-    }
-
-    /// Removes from the vault what the source does not have.
-    fn remove_extra(&self, mount: &Mount, found: &Comparison) -> Result<()> {
-        let extra = |found: &&Difference| matches!(found.mismatch, Mismatch::OnlyRight { .. });
-        found
-            .differences
-            .iter()
-            .filter(extra)
-            .try_for_each(|found| self.remove_entry(mount, &found.path))
-    }
-
-    /// Removes an entry of the vault; of the root, all that it holds.
-    fn remove_entry(&self, mount: &Mount, path: &TreePath) -> Result<()> {
-        let tree = self.environment.open(mount)?;
-        let tree = WatchedTree { tree: &tree, hands: &self.environment.hands };
-        match tree.remove(path) {
-            // Gone with the directory that held it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            outcome => Ok(outcome?),
-        }
     }
 
     /// Compares the vault, through a fresh mount, with the source's ledger, and checks its stores.
@@ -477,4 +459,22 @@ fn is_complete(entry: &Entry, there: tree::Result<Option<Entry>>) -> bool {
 /// Whether a comparison was not begun: a limit on tasks was reached.
 fn got_no_thread(compared: &Result<Comparison>) -> bool {
     matches!(compared, Err(Error::Tree(tree::Error::NoThread(_))))
+}
+
+/// Removes from the vault what the source does not have.
+fn remove_extra(vault: &WatchedTree<'_>, found: &Comparison) -> Result<()> {
+    found
+        .differences
+        .iter()
+        .filter(|found| matches!(found.mismatch, Mismatch::OnlyRight { .. }))
+        .try_for_each(|found| remove_entry(vault, &found.path))
+}
+
+/// Removes an entry of the vault; of the root, all that it holds.
+fn remove_entry(vault: &WatchedTree<'_>, path: &TreePath) -> Result<()> {
+    match vault.remove(path) {
+        // Gone with the directory that held it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        outcome => Ok(outcome?),
+    }
 }
