@@ -50,7 +50,7 @@ pub fn start(request: &Request, key: &MasterKey, context: &Context) -> Result<Se
     }
     let mut child =
         command(request).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| {
-            let failure = lost(&plain_reason(&error));
+            let failure = lost(request, &plain_reason(&error));
             match error.kind() {
                 // fork(2), `EAGAIN`.
                 io::ErrorKind::WouldBlock => failure.hint(RAISE_LIMIT),
@@ -59,13 +59,13 @@ pub fn start(request: &Request, key: &MasterKey, context: &Context) -> Result<Se
         })?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let (Some(mut input), Some(output)) = (input, output) else {
-        return Err(lost("it has no pipes"));
+        return Err(lost(request, "it has no pipes"));
     };
     // If it is gone already, what it answered tells why.
     let _ = input.write_all(key.expose());
     match read_answer(output, &context.output) {
         Some(answer) => answer.map(|()| Served { input }),
-        None => Err(lost(&how_it_ended(&mut child))),
+        None => Err(lost(request, &how_it_ended(&mut child))),
     }
 }
 
@@ -173,12 +173,15 @@ fn how_it_ended(child: &mut Child) -> String {
     }
 }
 
-fn lost(reason: &str) -> Failure {
+fn lost(request: &Request, reason: &str) -> Failure {
     Failure::new(
         ExitCode::Failure,
         format!("the process that was to serve the mount did not come up: {reason}"),
     )
-    .hint("try --foreground, which shows what it meets")
+    .hint(format!(
+        "`strongroom mount --foreground {} DIRECTORY` shows what it meets",
+        request.vault.display()
+    ))
 }
 
 /// In that process: tells whoever waits that the mount can be used.
