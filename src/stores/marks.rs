@@ -43,9 +43,8 @@ pub(super) fn is_unlikely(name: &[u8], length: u64) -> bool {
     const SHORT: u64 = 256 << 10;
     // What Redis calls its files, which are not made of whole pages, and people a database.
     const PARTS: [&[u8]; 5] = [b"db", b"sql", b"aof", b"redis", b"dump"];
-    let name = name.to_ascii_lowercase();
-    let named = || PARTS.iter().any(|part| name.windows(part.len()).any(|one| one == *part));
-    length <= SHORT && !length.is_multiple_of(512) && !named()
+    let has = |part: &[u8]| name.windows(part.len()).any(|one| one.eq_ignore_ascii_case(part));
+    length <= SHORT && !length.is_multiple_of(512) && !PARTS.iter().any(|part| has(part))
 }
 
 /// See [`super::may_be_of_store`].
