@@ -21,15 +21,15 @@ use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
 
 /// Buffers on their way.
-pub(super) const IN_FLIGHT: usize = 8;
+pub(super) const IN_FLIGHT: usize = 32;
 /// Buffers on their way to the file: room for a whole frame of zstd's usual levels (8 MiB), so that who
 /// hands one over need not wait until it is sealed and written, but goes on reading.
-const TO_FILE: usize = 32;
+const TO_FILE: usize = 128;
 /// Most buffers that wait for the key they are sealed with (64 MiB, and [`TO_FILE`] behind them). Deriving
 /// one from a passphrase takes about a second, in which most backups are read and compressed whole.
-const WAITING_MAX: usize = 256;
+const WAITING_MAX: usize = 1024;
 /// Bytes of a buffer where the archive is not sealed.
-pub(super) const PLAIN_BUFFER: usize = 256 * 1024;
+pub(super) const PLAIN_BUFFER: usize = 64 * 1024;
 
 /// What an archive file begins with, and how the rest of it is sealed.
 pub(super) struct Sealer {

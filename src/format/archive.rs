@@ -24,9 +24,9 @@ pub const PREFIX_LEN: usize = 48;
 pub const FOOTER_LEN: usize = 24;
 /// Bytes of an archive ID.
 pub const ARCHIVE_ID_LEN: usize = 32;
-/// The segment size that this program writes, as a power of two (256 KiB: an archive may hold a
-/// pebibyte).
-pub const SEGMENT_LOG2: u8 = 18;
+/// The segment size that this program writes, as a power of two (64 KiB: an archive may hold 256 TiB).
+/// Short: whoever reads an archive back while it is written waits for whole segments.
+pub const SEGMENT_LOG2: u8 = 16;
 /// The segment sizes that it reads, as powers of two.
 pub const SEGMENT_LOG2_RANGE: std::ops::RangeInclusive<u8> = 12..=24;
 

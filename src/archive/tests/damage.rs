@@ -1,4 +1,5 @@
 use super::*;
+use crate::format::archive::SEGMENT_LOG2;
 use std::collections::BTreeSet;
 
 /// An archive of several segments, sealed by "secret", and the pieces of it.
@@ -34,7 +35,7 @@ pub(super) fn read(directory: &Path, bytes: &[u8]) -> Result<()> {
     verified.map(drop)
 }
 
-const SEGMENT: usize = (1 << 18) + 16;
+const SEGMENT: usize = (1 << SEGMENT_LOG2) + 16;
 
 fn header_len(bytes: &[u8]) -> usize {
     crate::format::archive::header_len(bytes.first_chunk().unwrap()).unwrap()

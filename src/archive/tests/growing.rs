@@ -9,6 +9,7 @@ use super::super::read::ArchiveReader;
 use super::damage::sealed;
 use super::late::noise;
 use super::*;
+use crate::format::archive::SEGMENT_LOG2;
 
 const ALL: [Compression; 4] =
     [Compression::None, Compression::Zstd, Compression::Gzip, Compression::Lz4];
@@ -50,7 +51,7 @@ fn header_len(bytes: &[u8]) -> usize {
 #[test]
 fn it_is_read_in_whatever_pieces_it_is_written() {
     let (_out, bytes) = sealed();
-    let segment = (1 << 18) + 16;
+    let segment = (1 << SEGMENT_LOG2) + 16;
     for length in [997, segment - 1, segment, segment + 1, 3 * segment, bytes.len()] {
         read_growing(&pieces(&bytes, header_len(&bytes), length)).unwrap();
     }
@@ -65,7 +66,7 @@ fn whatever_is_wrong_with_it_is_found() {
         bad[at] ^= 4;
         assert!(read_growing(&pieces(&bad, header, 100_000)).is_err(), "{at}");
     }
-    let segment = (1 << 18) + 16;
+    let segment = (1 << SEGMENT_LOG2) + 16;
     for length in [0, 100, header, header + segment, good.len() - 17, good.len() - 1] {
         let cut = &good[..length];
         let pieces = pieces(cut, header.min(length), 100_000);
@@ -85,15 +86,15 @@ fn whatever_is_wrong_with_one_that_is_not_sealed_is_found() {
         let (file, _) =
             archive(source.path(), out.path(), compression.name(), None, &options).unwrap();
         let good = std::fs::read(file).unwrap();
-        read_growing(&pieces(&good, good.len().min(1 << 18), 100_000)).unwrap();
+        read_growing(&pieces(&good, good.len().min(1 << SEGMENT_LOG2), 100_000)).unwrap();
         for at in [3, good.len() / 2, good.len() - 1500] {
             let mut bad = good.clone();
             bad[at] ^= 4;
-            let pieces = pieces(&bad, good.len().min(1 << 18), 100_000);
+            let pieces = pieces(&bad, good.len().min(1 << SEGMENT_LOG2), 100_000);
             assert!(read_growing(&pieces).is_err(), "{compression}, byte {at}");
         }
         for length in [0, 5, good.len() / 2, good.len() - 1] {
-            let pieces = pieces(&good[..length], length.min(1 << 18), 100_000);
+            let pieces = pieces(&good[..length], length.min(1 << SEGMENT_LOG2), 100_000);
             assert!(read_growing(&pieces).is_err(), "{compression}, {length} bytes");
         }
     }
