@@ -696,6 +696,36 @@ fn a_store_of_an_unlikely_file_is_found_all_the_same() {
     assert_eq!(ran.stdout.matches("the secret does not open").count(), 1, "{}", ran.stdout);
 }
 
+/// The source is listed before a passphrase's key is measured out, which takes a moment.
+#[test]
+fn a_file_that_is_written_anew_now_and_then_hinders_no_backup() {
+    let room = Room::new();
+    let stop = AtomicBool::new(false);
+    let made = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                fs::write(room.path("new"), format!("state {number}")).unwrap();
+                fs::rename(room.path("new"), room.path("app/state")).unwrap();
+                for _ in 0..20 {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        });
+        wait_until("the first state", || room.path("app/state").exists());
+        let words = ["create", "app", "-v", "--output", "out", "--passphrase-file", "passphrase"];
+        // It may be met being written once more.
+        let made = (0..5).map(|_| room.run(&words)).find(|ran| ran.code == Some(0));
+        stop.store(true, Ordering::Relaxed);
+        made
+    });
+    let said = made.unwrap();
+    assert!(said.stderr.contains("every file is looked at before any is read"), "{}", said.stderr);
+    assert_eq!(room.names("out").iter().filter(|name| name.ends_with(".enc")).count(), 1);
+}
+
 /// An app that opens its database only for moments: nobody holds it when the backup looks.
 #[test]
 fn a_database_that_is_opened_for_moments_is_copied_when_it_changes() {

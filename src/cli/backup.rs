@@ -1,6 +1,7 @@
 //! `strongroom backup`: makes, restores, checks and keeps backups.
 
 mod age;
+mod attempt;
 mod create;
 mod defaults;
 mod events;
@@ -19,6 +20,7 @@ mod targets;
 mod timers;
 mod trees;
 mod verify;
+mod writing;
 
 use std::path::PathBuf;
 

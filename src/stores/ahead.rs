@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use super::Error;
 use super::marks::{is_name_of_store, is_unlikely};
 use super::scan::{Found, directory_store, file_store};
 use super::source::Directory;
+use super::{Listed, Lister};
 
 /// How many threads look at files or directories side by side.
 const READERS: usize = 16;
@@ -41,6 +43,8 @@ pub(super) struct Look<'a> {
     pub(super) cancelled: &'a AtomicBool,
     /// Whether files that are hardly of a store are opened, too.
     pub(super) every_file: bool,
+    /// Lists directories, as far as it can.
+    pub(super) lister: Option<&'a dyn Lister>,
 }
 
 /// A directory that was looked at.
@@ -223,11 +227,22 @@ impl Look<'_> {
         Seen { length, found }
     }
 
+    /// What somebody else lists.
+    fn listed(self, directory: &Path) -> Option<Content> {
+        let mut content = Content::default();
+        let mut each = |name: &[u8], listed| content.listed(directory, name, listed, self);
+        self.lister?.list(directory, &mut each).then_some(content)
+    }
+
     fn at_directory(self, directory: &Path) -> Looked {
         if let Err(error) = check(self.cancelled, directory) {
             return Looked { store: Err(error), content: None };
         }
-        let listed = Content::of(directory);
+        let listed = match self.listed(directory) {
+            Some(content) => Some(content),
+            None => Content::of(directory),
+        }
+        .filter(|content| content.files.len() <= FEW);
         let store = match &listed {
             Some(content) if !content.named && content.failed.is_none() => Ok(None),
             _ => directory_store(directory, self.cancelled),
@@ -249,7 +264,7 @@ impl Look<'_> {
 }
 
 impl Content {
-    /// Lists a directory; `None` where it has many files.
+    /// Lists a directory, not to its end where it has more than [`FEW`] files.
     fn of(directory: &Path) -> Option<Self> {
         let mut content = Self::default();
         let failed = |error| Some(Error::io(directory, "list", error));
@@ -271,6 +286,21 @@ impl Content {
             Err(error) => content.failed = failed(error),
         }
         Some(content)
+    }
+
+    /// Takes what somebody else listed: a file that is not looked at is no more than counted.
+    fn listed(&mut self, directory: &Path, name: &[u8], listed: Listed, look: Look<'_>) {
+        let path = || directory.join(OsStr::from_bytes(name));
+        self.entries += 1;
+        self.named |= listed != Listed::Directory && is_name_of_store(name);
+        match listed {
+            Listed::Directory => self.below.push(path()),
+            Listed::Regular { length } if !look.every_file && is_unlikely(name, length) => {
+                self.bytes = self.bytes.saturating_add(length);
+            }
+            Listed::Regular { .. } => self.files.push(path()),
+            Listed::Other => {}
+        }
     }
 
     pub(super) fn saw(&mut self, file: PathBuf, seen: Seen) {
@@ -336,7 +366,8 @@ mod tests {
         std::fs::create_dir_all(root.path().join("a/b")).unwrap();
         std::fs::write(root.path().join("a/file"), "text").unwrap();
         let never = AtomicBool::new(false);
-        let ahead = Ahead::new(root.path(), Look { cancelled: &never, every_file: true });
+        let ahead =
+            Ahead::new(root.path(), Look { cancelled: &never, every_file: true, lister: None });
         let content = |path: &Path| ahead.take(path).unwrap().content.unwrap();
         assert_eq!(content(root.path()).below, [root.path().join("a")]);
         let inner = content(&root.path().join("a"));
@@ -353,7 +384,8 @@ mod tests {
             std::fs::create_dir(root.path().join(number.to_string())).unwrap();
         }
         let stop = AtomicBool::new(false);
-        let ahead = Ahead::new(root.path(), Look { cancelled: &stop, every_file: true });
+        let ahead =
+            Ahead::new(root.path(), Look { cancelled: &stop, every_file: true, lister: None });
         std::thread::scope(|scope| {
             let _end = ahead.begin(scope);
             assert!(ahead.take(root.path()).is_ok());

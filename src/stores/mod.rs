@@ -204,18 +204,44 @@ pub fn scan(root: &Path) -> Result<Scan, Error> {
 /// # Errors
 /// Those of [`scan()`]; [`Error::Cancelled`].
 pub fn scan_until(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
-    scan::scan(root, ahead::Look { cancelled, every_file: true })
+    scan::scan(root, ahead::Look { cancelled, every_file: true, lister: None })
 }
 
 /// The same without opening the files that [are hardly of a store](is_unlikely), which of a tree of many
 /// small files spares most of the time. It may miss a store that consists of such files: for whoever reads
 /// them anyway, asks [`may_be_of_store`] of what they begin with, and [scans](scan_until) anew where that
-/// is so.
+/// is so. Directories are listed by `lister`, as far as it can.
 ///
 /// # Errors
 /// Those of [`scan_until`].
-pub fn scan_likely(root: &Path, cancelled: &AtomicBool) -> Result<Scan, Error> {
-    scan::scan(root, ahead::Look { cancelled, every_file: false })
+pub fn scan_likely(
+    root: &Path,
+    lister: Option<&dyn Lister>,
+    cancelled: &AtomicBool,
+) -> Result<Scan, Error> {
+    scan::scan(root, ahead::Look { cancelled, every_file: false, lister })
+}
+
+/// Lists directories for a [look for stores](scan_likely): for whoever wants to know what is in them anyway.
+pub trait Lister: Sync {
+    /// Tells `each` the name of everything in `directory` (a path that begins with the root of the look),
+    /// and what it is, in any order. False where that is not possible: what was told does not count then,
+    /// and the directory is listed without it. Called from several threads.
+    fn list(&self, directory: &Path, each: &mut dyn FnMut(&[u8], Listed)) -> bool;
+}
+
+/// What a name in a directory is of. Symlinks are not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    Regular {
+        /// In bytes.
+        length: u64,
+    },
+    /// Something else.
+    Other,
 }
 
 /// Whether a file of this name and of `length` bytes is hardly of a store: it is short, and not made of whole

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt;
 
 use rusqlite::Connection;
@@ -80,10 +81,11 @@ fn a_store_of_unlikely_files_is_missed_and_noticed() {
     assert!(!is_missed(root));
     fs::write(root.join("many/state"), b"REDIS0011 not whole").unwrap();
     fs::write(root.join("History"), b"SQLite format 3\0, cut off").unwrap();
-    let (every, likely) = (scan(root).unwrap(), scan_likely(root, &NEVER).unwrap());
+    let (every, likely) = (scan(root).unwrap(), scan_likely(root, None, &NEVER).unwrap());
     assert_eq!((every.components.len() + every.unreadable.len(), likely.components.len()), (2, 0));
     assert_eq!((likely.entries, likely.bytes), (every.entries, every.bytes));
     assert!(is_missed(root));
+    assert_same_by_hand(root);
     for (name, length, unlikely) in [
         ("History", 1, true),
         ("History", 0, false),
@@ -104,6 +106,40 @@ fn a_glance_at_other_files_claims_nothing() {
     assert!(!is_claimed(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")));
 }
 
+/// Lists directories by the standard library, but for some.
+struct ByHand;
+
+impl Lister for ByHand {
+    fn list(&self, directory: &Path, each: &mut dyn FnMut(&[u8], Listed)) -> bool {
+        for entry in fs::read_dir(directory).into_iter().flatten() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            let listed = match metadata.file_type() {
+                kind if kind.is_dir() => Listed::Directory,
+                kind if kind.is_file() => Listed::Regular { length: metadata.len() },
+                _ => Listed::Other,
+            };
+            each(entry.file_name().as_bytes(), listed);
+        }
+        // Of these what was told does not count.
+        directory.file_name().is_none_or(|name| name.len() % 3 > 0)
+    }
+}
+
+/// Of a tree whose directories are listed by somebody else the same is found.
+fn assert_same_by_hand(root: &Path) {
+    let own = scan_likely(root, None, &NEVER).unwrap();
+    let by_hand = scan_likely(root, Some(&ByHand), &NEVER).unwrap();
+    assert_eq!(own.components, by_hand.components);
+    assert_eq!((own.entries, own.bytes), (by_hand.entries, by_hand.bytes));
+    let messages = |scan: &Scan| {
+        let mut messages: Vec<_> = scan.unreadable.iter().map(ToString::to_string).collect();
+        messages.sort();
+        messages
+    };
+    assert_eq!(messages(&own), messages(&by_hand));
+}
+
 /// Scans, checks and summarises without a trace.
 fn examine(root: &Path) -> Vec<(Component, CheckReport, Option<Summary>)> {
     let before = snapshot(root);
@@ -111,9 +147,10 @@ fn examine(root: &Path) -> Vec<(Component, CheckReport, Option<Summary>)> {
     assert!(scan.unreadable.is_empty(), "{:?}", scan.unreadable);
     assert!(scan.components.is_empty() || is_claimed(root), "seen at no glance: {root:?}");
     assert!(
-        scan_likely(root, &NEVER).unwrap().components == scan.components || is_missed(root),
+        scan_likely(root, None, &NEVER).unwrap().components == scan.components || is_missed(root),
         "missed, and not noticed: {root:?}"
     );
+    assert_same_by_hand(root);
     let options = CheckOptions::default();
     let result = scan
         .components

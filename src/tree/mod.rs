@@ -30,7 +30,7 @@ pub use bytes::ByteString;
 pub use compare::{CompareOptions, Comparison, Difference, Mismatch, compare, compare_manifest};
 pub use copy::{Copied, CopyOptions, OutsideLink, copy};
 pub use error::{Error, Operation, Result};
-pub use local::{Durability, LocalTree, Rename};
+pub use local::{Durability, Listing, LocalTree, Rename};
 pub use manifest::{Manifest, ManifestEntry};
 pub use path::{NAME_MAX, PATH_LIMIT, PathError, TreePath};
 pub use pattern::{PatternError, Patterns};

@@ -7,6 +7,7 @@ mod content;
 mod descent;
 mod direct;
 mod inspect;
+mod listing;
 mod names;
 mod remove;
 mod walk;
@@ -28,6 +29,7 @@ use super::path::{PathText, TreePath};
 use super::types::{Entry, EntryKind, Metadata};
 use super::{ContentReader, Exclude, TreeReader, Walk};
 use inspect::XattrsOf;
+pub use listing::Listing;
 pub use write::Rename;
 
 /// Bytes of a path handed to the kernel at once; `PATH_MAX` is 4096 with its NUL.
@@ -217,7 +219,7 @@ impl LocalTree {
             .open_below(directory.as_bytes(), flags, Mode::empty())
             .and_then(|opened| names::Names::list(opened.as_fd()))
             .map_err(|errno| self.error(Operation::List, directory, errno))?;
-        Ok((0..).map_while(|index| names.get(index).map(<[u8]>::to_vec)).collect())
+        Ok(names.iter().map(<[u8]>::to_vec).collect())
     }
 
     /// Opens `path` without following symlinks, anywhere in it.

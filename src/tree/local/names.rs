@@ -39,6 +39,14 @@ impl Names {
         Ok(())
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|index| self.get(index))
+    }
+
     pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
         let (start, length) = *self.spans.get(index)?;
         self.bytes.get(start..start + usize::from(length))
