@@ -19,8 +19,9 @@ pub(super) trait Pieces: Send {
     fn next(&mut self, spare: Buffer) -> io::Result<Piece>;
 }
 
-/// Bytes of a buffer that a stream is read into.
+/// Bytes of a buffer that a stream is read into, and how many of those are on their way.
 const FILLED: usize = 256 * 1024;
+pub(super) const FILLED_IN_FLIGHT: usize = 8;
 
 /// Reads from a stream into whole buffers.
 pub(super) struct Filled<R>(pub(super) R);

@@ -20,8 +20,8 @@ use crate::crypto::{SegmentCipher, TAG_LEN};
 use crate::format::archive::SegmentLayout;
 use crate::tree::Digest;
 
-/// Buffers on their way.
-pub(super) const IN_FLIGHT: usize = 32;
+/// Bytes on their way to whoever reads, as far as that are several buffers, and not too many.
+const IN_FLIGHT: u64 = 2 << 20;
 /// Buffers on their way to the file: room for a whole frame of zstd's usual levels (8 MiB), so that who
 /// hands one over need not wait until it is sealed and written, but goes on reading.
 const TO_FILE: usize = 128;
@@ -261,6 +261,11 @@ impl Input {
     /// Whether it is being written.
     pub(super) fn is_growing(&self) -> bool {
         matches!(self.extent, Extent::Growing(_))
+    }
+
+    /// How many pieces are read ahead.
+    pub(super) fn in_flight(&self) -> usize {
+        usize::try_from(IN_FLIGHT / self.piece_len()).unwrap_or(usize::MAX).clamp(2, 32)
     }
 
     fn piece_len(&self) -> u64 {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
-use super::ahead::{Ahead, Filled, InPlace};
+use super::ahead::{Ahead, FILLED_IN_FLIGHT, Filled, InPlace};
 use super::compress::decompressor;
 use super::error::{Error, Result};
 use super::extract::{self, Directories, ExtractOptions, Extracted, Extractor, TakeLine};
@@ -22,7 +22,7 @@ use super::metadata::{
     Amount, ArchiveIndex, ArchiveMetadata, INDEX_NAME, METADATA_LIMIT, METADATA_NAME, PART_LIMIT,
 };
 use super::pass::{self, Contents, Control, Passed};
-use super::pipe::{Extent, IN_FLIGHT, Input};
+use super::pipe::{Extent, Input};
 use super::tar::TarReader;
 use super::threads::{start_in, start_some};
 use super::write::part_name;
@@ -290,7 +290,8 @@ impl ArchiveReader {
         control: Control<'_>,
         lines: Option<&mut TakeLine<'_>>,
     ) -> Result<(Passed, Extracted)> {
-        let opened = Ahead::new(self.input.range(0, self.compressed_len), IN_FLIGHT)?;
+        let input = self.input.range(0, self.compressed_len);
+        let opened = Ahead::new(input, self.input.in_flight())?;
         let threads = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         // While it is written, other threads want the processors to compress.
         let decompressing = if self.input.is_growing() { threads / 2 } else { threads };
@@ -305,7 +306,7 @@ impl ArchiveReader {
             }
             other => {
                 let tar = decompressor(opened, other).map_err(Error::from_io)?;
-                Box::new(Ahead::new(Filled(tar), IN_FLIGHT)?)
+                Box::new(Ahead::new(Filled(tar), FILLED_IN_FLIGHT)?)
             }
         };
         let failure = Mutex::new(None);

@@ -152,7 +152,13 @@ impl Error {
         };
         match error {
             tree::Error::Changed { path, .. } => Some(path),
-            tree::Error::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            // Gone, or something else is there.
+            tree::Error::Io { path, source, .. }
+                if matches!(
+                    source.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO)
+                ) =>
+            {
                 Some(path)
             }
             _ => None,

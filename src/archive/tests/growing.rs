@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::growing::Growth;
+use super::super::pipe::PLAIN_BUFFER;
 use super::super::read::ArchiveReader;
 use super::damage::sealed;
 use super::late::noise;
@@ -86,15 +87,15 @@ fn whatever_is_wrong_with_one_that_is_not_sealed_is_found() {
         let (file, _) =
             archive(source.path(), out.path(), compression.name(), None, &options).unwrap();
         let good = std::fs::read(file).unwrap();
-        read_growing(&pieces(&good, good.len().min(1 << SEGMENT_LOG2), 100_000)).unwrap();
+        read_growing(&pieces(&good, good.len().min(PLAIN_BUFFER), 100_000)).unwrap();
         for at in [3, good.len() / 2, good.len() - 1500] {
             let mut bad = good.clone();
             bad[at] ^= 4;
-            let pieces = pieces(&bad, good.len().min(1 << SEGMENT_LOG2), 100_000);
+            let pieces = pieces(&bad, good.len().min(PLAIN_BUFFER), 100_000);
             assert!(read_growing(&pieces).is_err(), "{compression}, byte {at}");
         }
         for length in [0, 5, good.len() / 2, good.len() - 1] {
-            let pieces = pieces(&good[..length], length.min(1 << SEGMENT_LOG2), 100_000);
+            let pieces = pieces(&good[..length], length.min(PLAIN_BUFFER), 100_000);
             assert!(read_growing(&pieces).is_err(), "{compression}, {length} bytes");
         }
     }
@@ -129,7 +130,9 @@ fn what_others_wrote_is_found() {
 #[test]
 fn every_form_is_read_back() {
     let keys = key_set(&passphrase("secret"));
-    for length in [0, 8, 250_000, 262_000, 262_144, 263_000, 1 << 20, 3_000_000] {
+    let segment = 1 << SEGMENT_LOG2;
+    let around = [segment - 12_000, segment - 100, segment, segment + 1000];
+    for length in [0, 8, 1 << 18, 1 << 20, 3_000_000].into_iter().chain(around) {
         let source = tempfile::tempdir().unwrap();
         std::fs::write(source.path().join("file"), noise(1, length)).unwrap();
         for compression in ALL {

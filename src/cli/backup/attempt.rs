@@ -27,8 +27,8 @@ const UNSTEADY_MAX: usize = 8;
 /// Up to so many bytes a source's files that are hardly of a store are looked at when they are read: what
 /// is read for nothing, where one is, takes a moment.
 const LOOK_LATER_MAX: u64 = 1 << 30;
-/// Up to so many entries (some 15 MiB of memory) a source is listed once, for the look and for the backup.
-const LISTED_MAX: usize = 50_000;
+/// Up to so many bytes of memory (some 50,000 entries) a source is listed once, for the look and the backup.
+const LISTED_MAX: usize = 16 << 20;
 
 /// One backup to be made, from the beginning as often as stores change while it reads them.
 pub(super) struct Attempt<'a, 'scope> {
@@ -53,8 +53,8 @@ pub(super) struct Attempt<'a, 'scope> {
 pub(super) enum Again {
     /// Of a store, by its path in the source, a consistent copy is to be made.
     Copy(PathBuf),
-    /// A file that was not looked at may be of a store, or one changed since all were listed.
-    EveryFile,
+    /// A file that was not looked at may be of a store, or this one changed since all were listed.
+    EveryFile(Option<PathBuf>),
 }
 
 impl Attempt<'_, '_> {
@@ -66,9 +66,12 @@ impl Attempt<'_, '_> {
                 Err(failure) => failure,
             };
             let why = match again.take() {
-                Some(Again::EveryFile) if !self.every_file => {
+                Some(Again::EveryFile(changed)) if !self.every_file => {
                     self.every_file = true;
-                    "every file is looked at before any is read".to_owned()
+                    let every = "every file is looked at before any is read";
+                    changed.map_or(every.to_owned(), |changed| {
+                        format!("{} changed: {every}", self.job.source.join(changed).display())
+                    })
                 }
                 // One that was copied already stands in for what else changes all the time.
                 Some(Again::Copy(store))
@@ -123,7 +126,9 @@ impl Attempt<'_, '_> {
             let left_out = |path| filter.exclude.name(&one.section, path);
             (!is_dump(&one.section) || dumped()) && !(one.config && one.paths.iter().all(left_out))
         });
-        let listing = Some(listing).filter(|_| !self.every_file && live.is_none());
+        // Of what is being written to there is not to be missed more than must be.
+        let is_at_rest = !args.live && live.is_none();
+        let listing = Some(listing).filter(|_| !self.every_file && is_at_rest);
         let reader: &dyn TreeReader = match (&live, &listing) {
             (Some(live), _) => live,
             (None, Some(listing)) => listing,
@@ -151,6 +156,7 @@ impl Attempt<'_, '_> {
             stores: &scan.components,
             again,
             missed: &missed,
+            listing: listing.as_ref(),
             filter: &trees.filter(&filter),
             sensitive: &sensitive,
             details,
@@ -238,7 +244,7 @@ impl Attempt<'_, '_> {
             }
             if !args.live {
                 // It may be of a store that can be copied, and was not looked at.
-                *again.borrow_mut() = Some(Again::EveryFile);
+                *again.borrow_mut() = Some(Again::EveryFile(None));
                 return Err(backup::Error::InUse { path: job.source.clone(), holders }.into());
             }
             context.output.warn(format!("written to meanwhile: {}", holders.join(", ")));

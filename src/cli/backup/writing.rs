@@ -23,7 +23,7 @@ use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::stores;
-use crate::tree::Timestamp;
+use crate::tree::{Listing, Timestamp};
 
 /// All that is known when writing begins.
 pub(super) struct Work<'a, 's> {
@@ -36,6 +36,8 @@ pub(super) struct Work<'a, 's> {
     pub(super) again: &'a RefCell<Option<Again>>,
     /// Set where a file that was read may be of a store, and was not looked at before.
     pub(super) missed: &'a AtomicBool,
+    /// How the source is listed, where that is done before.
+    pub(super) listing: Option<&'a Listing<'a>>,
     pub(super) filter: &'a Filter,
     pub(super) sensitive: &'a Terms,
     pub(super) details: Details,
@@ -105,22 +107,27 @@ impl Work<'_, '_> {
                 return Err(interrupted());
             }
             Err(error) => {
-                let path =
-                    error.changed().map(|path| Path::new(OsStr::from_bytes(path.as_bytes())));
-                let store = path.and_then(|path| backup::store_of(path, self.stores));
-                *self.again.borrow_mut() = match self.missed.load(Ordering::Relaxed) {
-                    true => Some(Again::EveryFile),
-                    false => store
-                        .map(|store| Again::Copy(store.path.clone()))
-                        // It may have been listed long before.
-                        .or(path.map(|_| Again::EveryFile)),
-                };
+                *self.again.borrow_mut() = self.why_again(&error);
                 return Err(error.into());
             }
             Ok(created) => created,
         };
         warn_of(&created.noticed, &context.output);
         Ok(created)
+    }
+
+    /// Why a backup that ended so may succeed, if it is begun anew.
+    fn why_again(&self, error: &backup::Error) -> Option<Again> {
+        if self.missed.load(Ordering::Relaxed) {
+            return Some(Again::EveryFile(None));
+        }
+        let changed = Path::new(OsStr::from_bytes(error.changed()?.as_bytes()));
+        if let Some(store) = backup::store_of(changed, self.stores) {
+            return Some(Again::Copy(store.path.clone()));
+        }
+        // Before most of the time that the backup took.
+        let was_listed_before = self.listing.is_some_and(Listing::was_walked);
+        was_listed_before.then(|| Again::EveryFile(Some(changed.to_path_buf())))
     }
 
     /// Opens the backup that this one builds on.

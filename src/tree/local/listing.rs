@@ -3,46 +3,63 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Statx};
 
 use super::super::error::{Error, Operation, Result};
 use super::super::path::TreePath;
-use super::super::types::{Entry, EntryKind};
+use super::super::types::{Entry, EntryKind, Timestamp};
 use super::super::{ContentReader, Exclude, TreeReader, Walk};
 use super::LocalTree;
-use super::inspect::{self, XattrsOf};
+use super::inspect::{self, Identity, XattrsOf};
 use super::names::Names;
 
 /// A local tree of which directories are listed before it is walked. Its first
-/// [`TreeReader::walk_to_read`] gives what was listed, if that is everything; else, and in every other walk,
-/// what there is by then.
+/// [`TreeReader::walk_to_read`] gives what was listed, if that is everything and no directory changed since;
+/// else, and in every other walk, what there is by then. A file that changed since is found when its content
+/// is asked for, as after every walk.
 pub struct Listing<'a> {
     tree: &'a LocalTree,
-    entries_max: usize,
+    memory_max: usize,
     /// `None` once it was walked, or cannot become whole.
     kept: Mutex<Option<Kept>>,
+    walked: AtomicBool,
 }
 
 #[derive(Default)]
 struct Kept {
     directories: HashMap<TreePath, Directory>,
-    /// How many are in them, or about to be.
-    entries: usize,
+    /// Bytes that their entries take, or are about to.
+    memory: usize,
 }
 
 /// A directory that was listed.
 struct Directory {
-    inode: u64,
+    state: State,
     /// Sorted by their names.
     entries: Vec<Entry>,
 }
 
+/// Which directory it is, and when its names or its metadata changed last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State {
+    identity: Identity,
+    changed: Timestamp,
+}
+
+impl State {
+    fn of(stat: &Statx) -> Self {
+        Self { identity: inspect::identity(stat), changed: inspect::time(stat.stx_ctime) }
+    }
+}
+
 impl<'a> Listing<'a> {
-    /// Keeps up to so many entries, each of some 300 bytes; of a tree that has more, none.
-    pub fn new(tree: &'a LocalTree, entries_max: usize) -> Self {
-        Self { tree, entries_max, kept: Mutex::new(Some(Kept::default())) }
+    /// Keeps entries up to about `memory_max` bytes; of a tree that takes more, none.
+    pub fn new(tree: &'a LocalTree, memory_max: usize) -> Self {
+        let (kept, walked) = (Mutex::new(Some(Kept::default())), AtomicBool::new(false));
+        Self { tree, memory_max, kept, walked }
     }
 
     /// Lists a directory: tells `each` the name, the kind and the length in bytes (0 of what is not a
@@ -63,6 +80,11 @@ impl<'a> Listing<'a> {
         true
     }
 
+    /// Whether a walk gave what was listed before.
+    pub fn was_walked(&self) -> bool {
+        self.walked.load(Ordering::Relaxed)
+    }
+
     /// `None` where it is too much.
     fn read(&self, path: &TreePath) -> Result<Option<Directory>> {
         if self.kept.lock().is_none() {
@@ -74,9 +96,12 @@ impl<'a> Listing<'a> {
             .open_below(path.as_bytes(), flags, Mode::empty())
             .map_err(|errno| tree.error(Operation::Open, path, errno))?;
         let failed = |errno| tree.error(Operation::List, path, errno);
-        let inode = inspect::identity(&inspect::stat(opened.as_fd(), b"").map_err(failed)?).inode;
+        // Before the names: what changes meanwhile is noticed.
+        let state = State::of(&inspect::stat(opened.as_fd(), b"").map_err(failed)?);
         let names = Names::list(opened.as_fd()).map_err(failed)?;
-        if !self.has_room(names.len()) {
+        let each = size_of::<Entry>() + path.as_bytes().len() + 1;
+        let memory = names.iter().map(|name| each + name.len()).sum();
+        if !self.has_room(memory) {
             return Ok(None);
         }
         let mut entries = Vec::with_capacity(names.len());
@@ -89,14 +114,14 @@ impl<'a> Listing<'a> {
             let (entry, _) = tree.inspect(opened.as_fd(), name, path, XattrsOf::AllButFiles)?;
             entries.push(entry);
         }
-        Ok(Some(Directory { inode, entries }))
+        Ok(Some(Directory { state, entries }))
     }
 
-    /// Whether there is room for so many more; it is taken then.
-    fn has_room(&self, count: usize) -> bool {
+    /// Whether there is room for so many bytes more; it is taken then.
+    fn has_room(&self, memory: usize) -> bool {
         self.kept.lock().as_mut().is_some_and(|kept| {
-            kept.entries = kept.entries.saturating_add(count);
-            kept.entries <= self.entries_max
+            kept.memory = kept.memory.saturating_add(memory);
+            kept.memory <= self.memory_max
         })
     }
 
@@ -106,12 +131,17 @@ impl<'a> Listing<'a> {
             && (!entry.mount_point || self.tree.cross_mounts)
     }
 
-    /// Whether every directory was listed, and is the one that is in the list of the one above it.
+    /// Whether every directory was listed, is the one that is in the list of the one above it, and is now what
+    /// it was then.
     fn is_whole(&self, root: &Entry, kept: &Kept) -> bool {
         let inside = kept.directories.values().flat_map(|directory| &directory.entries);
         std::iter::once(root).chain(inside).filter(|entry| self.is_entered(entry)).all(|entry| {
-            let listed = kept.directories.get(&entry.path);
-            listed.is_some_and(|directory| directory.inode == entry.inode)
+            kept.directories.get(&entry.path).is_some_and(|Directory { state, .. }| {
+                let inode = state.identity.inode;
+                (inode, state.changed) == (entry.inode, entry.changed)
+                    && inspect::stat(self.tree.root.as_fd(), entry.path.as_bytes())
+                        .is_ok_and(|stat| State::of(&stat) == *state)
+            })
         })
     }
 }
@@ -131,6 +161,7 @@ impl TreeReader for Listing<'_> {
         if !self.is_whole(&root, &kept) {
             return self.tree.walk_to_read(exclude);
         }
+        self.walked.store(true, Ordering::Relaxed);
         let levels = vec![vec![root].into_iter()];
         Ok(Box::new(ListedWalk { listing: self, kept, exclude, levels }))
     }
@@ -182,7 +213,6 @@ mod tests {
 
     use super::super::super::exclude_nothing;
     use super::super::super::sample::{fill, path};
-    use super::super::super::types::Timestamp;
     use super::*;
 
     /// Lists everything below `directory`, as whoever looks at it does: the last comes first.
@@ -196,10 +226,13 @@ mod tests {
         below.iter().rev().fold(listed, |all, inner| list_all(listing, inner) && all)
     }
 
-    /// What a walk visits, but for the last access, which it moves.
+    /// What a walk visits, but for the last access, which it moves, and what a filesystem decides later.
     fn entries(walk: Result<Walk<'_>>) -> Vec<Entry> {
         let mut entries: Vec<Entry> = walk.unwrap().collect::<Result<_>>().unwrap();
-        entries.iter_mut().for_each(|entry| entry.metadata.accessed = Timestamp::default());
+        for entry in &mut entries {
+            entry.metadata.accessed = Timestamp::default();
+            entry.allocated = 0;
+        }
         entries
     }
 
@@ -208,15 +241,6 @@ mod tests {
         fill(directory.path());
         let tree = LocalTree::open(directory.path()).unwrap();
         (directory, tree)
-    }
-
-    /// Whether a walk of what is left of a listing gives what was there when it was listed.
-    fn gives_what_was_listed(root: &Path, listing: &Listing<'_>) -> bool {
-        let late = root.join("late");
-        std::fs::write(&late, "text").unwrap();
-        let found = entries(listing.walk_to_read(&exclude_nothing));
-        std::fs::remove_file(late).unwrap();
-        !found.iter().any(|entry| entry.path == path("late"))
     }
 
     #[test]
@@ -228,7 +252,7 @@ mod tests {
         };
         let excludes: [Exclude<'_>; 2] = [&exclude_nothing, &some];
         for exclude in excludes {
-            let listing = Listing::new(&tree, 1000);
+            let listing = Listing::new(&tree, usize::MAX);
             assert!(list_all(&listing, &TreePath::root()));
             let expected = entries(tree.walk_to_read(exclude));
             assert!(expected.len() > 200);
@@ -242,7 +266,7 @@ mod tests {
     #[test]
     fn names_kinds_and_lengths_are_told() {
         let (directory, tree) = filled();
-        let listing = Listing::new(&tree, 1000);
+        let listing = Listing::new(&tree, usize::MAX);
         let mut told = Vec::new();
         assert!(listing.list(&TreePath::root(), |name, kind, length| {
             told.push((path(name), kind, length));
@@ -257,41 +281,83 @@ mod tests {
         assert_eq!(told.len(), std::fs::read_dir(directory.path()).unwrap().count());
     }
 
+    /// Whether the walk gives what was listed; it is that of the tree in any case.
+    fn is_replayed(tree: &LocalTree, listing: &Listing<'_>) -> bool {
+        let found = entries(listing.walk_to_read(&exclude_nothing));
+        assert!(found == entries(tree.walk_to_read(&exclude_nothing)));
+        listing.was_walked()
+    }
+
     #[test]
     fn only_a_whole_listing_counts() {
-        let (directory, tree) = filled();
-        let root = directory.path();
-        let listed = |entries_max| {
-            let listing = Listing::new(&tree, entries_max);
+        let (_directory, tree) = filled();
+        let listed = |memory_max| {
+            let listing = Listing::new(&tree, memory_max);
             (list_all(&listing, &TreePath::root()), listing)
         };
-        let count = entries(tree.walk(&exclude_nothing)).len() - 1;
-        let (all, listing) = listed(count);
-        assert!(all && gives_what_was_listed(root, &listing));
+        let (all, listing) = listed(usize::MAX);
+        let memory = listing.kept.lock().as_ref().unwrap().memory;
+        assert!(all && (10_000..1_000_000).contains(&memory), "{memory}");
+        let (all, listing) = listed(memory);
+        assert!(all && is_replayed(&tree, &listing));
         // Nothing, or not everything, was listed.
-        assert!(!gives_what_was_listed(root, &Listing::new(&tree, count)));
-        let listing = Listing::new(&tree, count);
+        assert!(!is_replayed(&tree, &Listing::new(&tree, memory)));
+        let listing = Listing::new(&tree, memory);
         assert!(listing.list(&TreePath::root(), |_, _, _| {}));
-        assert!(!gives_what_was_listed(root, &listing));
-        // One too many.
-        let (all, listing) = listed(count - 1);
-        assert!(!all && !gives_what_was_listed(root, &listing));
-        assert!(!listing.list(&TreePath::root(), |_, _, _| {}));
+        assert!(!is_replayed(&tree, &listing));
+        // Too much.
+        let (all, listing) = listed(memory - 1);
+        assert!(!all && !listing.list(&TreePath::root(), |_, _, _| {}));
+        assert!(!is_replayed(&tree, &listing));
         // One that is not there.
-        let (_, listing) = listed(count);
+        let (_, listing) = listed(memory);
         assert!(!listing.list(&path("missing"), |_, _, _| {}));
-        assert!(!gives_what_was_listed(root, &listing));
-        // Another one by the time that it is listed, or gone.
-        std::fs::create_dir(root.join("other")).unwrap();
-        let listing = Listing::new(&tree, 1000);
+        assert!(!is_replayed(&tree, &listing));
+    }
+
+    /// What is done to a directory.
+    type Change<'a> = &'a dyn Fn(&Path);
+
+    #[test]
+    fn a_listing_of_what_changed_since_does_not_count() {
+        let (directory, tree) = filled();
+        let root = directory.path();
+        let changes: [(&str, Change<'_>); 6] = [
+            ("a file more", &|root| std::fs::write(root.join("many/more"), "text").unwrap()),
+            ("a file less", &|root| std::fs::remove_file(root.join("many/more")).unwrap()),
+            ("another name", &|root| std::fs::rename(root.join("-rf"), root.join("rf")).unwrap()),
+            ("another mode", &|root| {
+                let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+                std::fs::set_permissions(root.join("sub-b"), private).unwrap();
+            }),
+            ("another directory", &|root| {
+                let (new, old) = (root.join("new"), root.join("empty directory"));
+                std::fs::create_dir(&new).unwrap();
+                std::fs::rename(new, old).unwrap();
+            }),
+            ("a symlink instead", &|root| {
+                std::fs::remove_dir(root.join("empty directory")).unwrap();
+                std::os::unix::fs::symlink("many", root.join("empty directory")).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            let listing = Listing::new(&tree, usize::MAX);
+            assert!(list_all(&listing, &TreePath::root()));
+            // A change within one tick of the kernel's clock shows in no time.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            change(root);
+            assert!(!is_replayed(&tree, &listing), "{what}");
+        }
+        // Between the listing of a directory and that of one in it.
+        let listing = Listing::new(&tree, usize::MAX);
         assert!(listing.list(&TreePath::root(), |_, _, _| {}));
-        std::fs::create_dir(root.join("another")).unwrap();
-        std::fs::rename(root.join("another"), root.join("other")).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(root.join("sub/more"), "text").unwrap();
         for inner in entries(tree.walk(&exclude_nothing)) {
             if inner.metadata.kind == EntryKind::Directory && !inner.path.is_root() {
                 assert!(listing.list(&inner.path, |_, _, _| {}));
             }
         }
-        assert!(!gives_what_was_listed(root, &listing));
+        assert!(!is_replayed(&tree, &listing));
     }
 }
