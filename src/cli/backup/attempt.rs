@@ -94,7 +94,8 @@ impl Attempt<'_, '_> {
     fn make(&mut self, again: &RefCell<Option<Again>>) -> Result<Created, Failure> {
         let Self { args, job, context, interrupt, catalog, vault, .. } = *self;
         let plain = LocalTree::open(&job.source).map_err(backup::Error::from)?;
-        let listing = Listing::new(&plain, LISTED_MAX);
+        // Of what is being written to nothing is kept: no more is to be missed than must be.
+        let listing = Listing::new(&plain, if args.live { 0 } else { LISTED_MAX });
         let likely = (!self.every_file)
             .then(|| backup::scan_listed(&job.source, &listing, interrupt.flag()))
             .transpose()
@@ -126,7 +127,6 @@ impl Attempt<'_, '_> {
             let left_out = |path| filter.exclude.name(&one.section, path);
             (!is_dump(&one.section) || dumped()) && !(one.config && one.paths.iter().all(left_out))
         });
-        // Of what is being written to there is not to be missed more than must be.
         let is_at_rest = !args.live && live.is_none();
         let listing = Some(listing).filter(|_| !self.every_file && is_at_rest);
         let reader: &dyn TreeReader = match (&live, &listing) {
