@@ -14,12 +14,15 @@ pub mod crash;
 #[allow(clippy::unwrap_used)]
 mod differential;
 pub mod fault;
+mod lock;
 pub mod memory;
 mod names;
 pub mod os;
 
 use std::any::Any;
 use std::io;
+
+pub use self::lock::ExclusiveLock;
 
 /// A point in time, as the kernel keeps it. Nanoseconds are below 1,000,000,000, also before 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

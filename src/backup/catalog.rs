@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::name::{BackupName, sidecar_path};
 use super::sidecar::Sidecar;
 use crate::archive::{ArchiveId, ArchiveKind, ChainLink};
+use crate::backing::ExclusiveLock;
 
 const LOCK: &str = ".strongroom-lock";
 
@@ -208,7 +208,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Held by whoever makes or deletes backups in a directory.
 pub struct Lock {
-    _file: File,
+    _lock: ExclusiveLock,
 }
 
 impl Lock {
@@ -227,12 +227,12 @@ impl Lock {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+        let lock = match ExclusiveLock::take(file.into()) {
+            Ok(lock) => lock,
             Err(Errno::WOULDBLOCK) => return Err(Error::Locked(directory.to_owned())),
             Err(errno) => return Err(Error::errno("lock", path)(errno)),
-        }
+        };
         crate::archive::remove_leftovers(directory)?;
-        Ok(Self { _file: file })
+        Ok(Self { _lock: lock })
     }
 }

@@ -12,11 +12,10 @@ mod plan;
 mod recover;
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +24,7 @@ pub(super) use self::recover::UNDONE;
 use self::recover::undo;
 pub use self::recover::{Recovered, recover, unfinished};
 use super::error::{Error, Result};
+use crate::backing::ExclusiveLock;
 use crate::crypto::random_array;
 use crate::tree::{self, EntryKind, LocalTree, Rename, TreePath, TreeReader as _, TreeWriter as _};
 
@@ -60,7 +60,7 @@ pub struct Place {
     target: TreePath,
     staging: TreePath,
     extent: Extent,
-    _lock: OwnedFd,
+    _lock: ExclusiveLock,
     /// Renames that were made.
     journal: Journal,
     /// What lies in the staging directory must not be removed.
@@ -345,13 +345,11 @@ fn children(base: &LocalTree, directory: &TreePath) -> Result<Vec<TreePath>> {
     base.names(directory)?.iter().map(|bytes| name(bytes)).collect()
 }
 
-pub(super) fn lock(directory: &Path) -> Result<OwnedFd> {
+pub(super) fn lock(directory: &Path) -> Result<ExclusiveLock> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(directory, flags, Mode::empty())
         .map_err(Error::errno("open", directory))?;
-    rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive)
-        .map_err(Error::errno("lock", directory))?;
-    Ok(opened)
+    ExclusiveLock::take(opened).map_err(Error::errno("lock", directory))
 }
 
 /// The directory that holds a target, and its name there.

@@ -13,7 +13,7 @@ use super::journal::{Header, MigrationId, peek};
 use super::operations::{Change, Hands, parent_of, sibling, sync_parent};
 use super::record::{Identity, StoredPath};
 use crate::backing::os::OsDirectory;
-use crate::backing::{Directory, LockOutcome};
+use crate::backing::{Directory, ExclusiveLock, LockOutcome};
 
 /// The directory in the vault that holds all migrations.
 const MIGRATIONS: &str = "migrations";
@@ -110,7 +110,10 @@ impl VaultLock {
 }
 
 /// The right to move a source: a lock on the directory itself, which changes nothing of it.
-pub(super) struct SourceLock(#[expect(dead_code, reason = "held, not read")] std::os::fd::OwnedFd);
+pub(super) struct SourceLock {
+    /// `None` on a filesystem that has no locks.
+    _lock: Option<ExclusiveLock>,
+}
 
 impl SourceLock {
     /// Takes the lock.
@@ -120,13 +123,15 @@ impl SourceLock {
     pub(super) fn take(source: &Path) -> Result<Self> {
         let directory = super::operations::open_directory(source)
             .map_err(|error| Error::io("open", source, error))?;
-        match rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(directory)),
+        match ExclusiveLock::take(directory) {
+            Ok(lock) => Ok(Self { _lock: Some(lock) }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(Error::Running { path: source.to_owned(), owner: "another process".to_owned() })
             }
             // A filesystem without locks has none to offer; the marker still tells.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK) => Ok(Self(directory)),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK) => {
+                Ok(Self { _lock: None })
+            }
             Err(error) => Err(Error::io("lock", source, error)),
         }
     }

@@ -1,53 +1,47 @@
 //! Owns the lock that keeps a vault to a single owner.
 //!
-//! The lock is `flock(2)` on the lock file: it ends with the process, however that ends, and
-//! passes to the child of a `fork` without `exec`, which is how a mount goes to the background.
+//! The lock is an [`ExclusiveLock`] of the lock file.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{FILE_FLAGS, retry};
-use crate::backing::LockOutcome;
+use crate::backing::{ExclusiveLock, LockOutcome};
 
 /// The owner's text is read up to this many bytes.
 const OWNER_MAX: usize = 4096;
 
-/// Held for as long as it lives; the text stays in the file and means nothing without the lock.
-struct Guard {
-    _descriptor: OwnedFd,
-}
-
-/// Takes the lock on the file `name`.
+/// Takes the lock on the file `name`. The owner's text stays in the file and means nothing without it.
 pub(super) fn take(directory: impl AsFd, name: &[u8], owner: &[u8]) -> io::Result<LockOutcome> {
     loop {
         let (descriptor, writable) = open(&directory, name)?;
-        match retry(|| rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive)) {
-            Ok(()) => {}
+        let lock = match ExclusiveLock::take(descriptor.try_clone()?) {
+            Ok(lock) => lock,
             Err(Errno::WOULDBLOCK) => return Ok(LockOutcome::Busy(read_owner(&descriptor)?)),
             Err(error) => return Err(error.into()),
-        }
+        };
         if !writable {
-            return Ok(LockOutcome::Held(Box::new(Guard { _descriptor: descriptor })));
+            return Ok(LockOutcome::Held(Box::new(lock)));
         }
         // Somebody may have removed the file between the two calls; a lock on a file that has no
         // name keeps nobody out.
-        let held = rustix::fs::fstat(&descriptor)?;
+        let held = rustix::fs::fstat(&lock)?;
         match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino) => {}
             Ok(_) | Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         }
-        rustix::fs::ftruncate(&descriptor, 0)?;
+        rustix::fs::ftruncate(&lock, 0)?;
         let mut rest = owner;
         while !rest.is_empty() {
             let offset = u64::try_from(owner.len() - rest.len()).unwrap_or(u64::MAX);
-            let count = retry(|| rustix::io::pwrite(&descriptor, rest, offset))?;
+            let count = retry(|| rustix::io::pwrite(&lock, rest, offset))?;
             rest = rest.get(count..).unwrap_or_default();
         }
-        return Ok(LockOutcome::Held(Box::new(Guard { _descriptor: descriptor })));
+        return Ok(LockOutcome::Held(Box::new(lock)));
     }
 }
 

@@ -3,12 +3,12 @@
 //! different: others of the same restore may not have been, or undoing it was what failed.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{JOURNAL, Journal, PREFIX, Step, UNDOING, below, children, lock, name, split};
+use crate::backing::ExclusiveLock;
 use crate::backup::error::{Error, Result};
 use crate::tree::{LocalTree, Rename, TreePath, TreeWriter as _};
 
@@ -47,7 +47,7 @@ struct Found {
     state: State,
     journal: Journal,
     /// Nobody else takes care of it meanwhile.
-    _lock: OwnedFd,
+    _lock: ExclusiveLock,
 }
 
 /// Where restores to `target` were interrupted between their renames: the directories in which they

@@ -123,7 +123,7 @@ fn kill_after(done: usize, place: &mut Place) -> bool {
         place.take(step).unwrap();
     }
     // Its lock goes, and nothing else.
-    rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+    rustix::fs::flock(&place._lock, rustix::fs::FlockOperation::Unlock).unwrap();
     place.kept = true;
     done <= steps.len()
 }
@@ -162,7 +162,7 @@ fn final_once_the_way_back_is_given_up() {
     for extent in extents() {
         let (room, target, mut place) = prepared(extent.clone());
         place.commit().unwrap();
-        rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+        rustix::fs::flock(&place._lock, rustix::fs::FlockOperation::Unlock).unwrap();
         assert_eq!(unfinished(&target).unwrap().len(), 1, "{extent:?}");
         place.settle().unwrap();
         assert_eq!(unfinished(&target).unwrap().len(), 0, "{extent:?}");
@@ -183,7 +183,7 @@ fn killed_between_two_ways_back() {
         other.commit().unwrap();
         place.settle().unwrap();
         for place in [&mut place, &mut other] {
-            rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+            rustix::fs::flock(&place._lock, rustix::fs::FlockOperation::Unlock).unwrap();
             place.kept = true;
         }
         drop((place, other));
@@ -263,7 +263,7 @@ fn a_journal_that_cannot_be_read_is_in_nobodys_way() {
             Some(text) => fs::write(journal, text).unwrap(),
             None => fs::create_dir(journal).unwrap(),
         }
-        rustix::fs::flock(&place._lock, FlockOperation::Unlock).unwrap();
+        rustix::fs::flock(&place._lock, rustix::fs::FlockOperation::Unlock).unwrap();
         place.kept = true;
         assert_eq!(unfinished(&target).unwrap().len(), usize::from(kept));
         let Recovered { undone, unreadable } = recover(&target).unwrap();
