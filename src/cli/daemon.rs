@@ -16,6 +16,7 @@ use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure, RAISE_LIMIT, plain_reason};
 use super::mount_request::Request;
 use super::output::Output;
+use super::shell::quote_path;
 use crate::crypto::MasterKey;
 use crate::fuse::close_inherited_on_exec;
 
@@ -180,7 +181,7 @@ fn lost(request: &Request, reason: &str) -> Failure {
     )
     .hint(format!(
         "`strongroom mount --foreground {} DIRECTORY` shows what it meets",
-        request.vault.display()
+        quote_path(&request.vault)
     ))
 }
 

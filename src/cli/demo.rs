@@ -17,6 +17,7 @@ use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
 use super::migrate::{Interrupt, OpenVault, Shown, VaultMounter, account_lines, failure};
 use super::output::human_size;
+use super::shell::quote_path;
 use crate::crypto::{Argon2Parameters, Passphrase, Secret, random_array};
 use crate::migrate::{
     self, Commands, Engine, Environment, From, Hands, Request, RollbackOptions, SwitchMode,
@@ -364,7 +365,7 @@ impl Demo<'_> {
             self.context.output.say(format!(
                 "{} is left. When you have seen enough: strongroom umount {}; then remove it.",
                 kept.display(),
-                self.app.mount_point().display()
+                quote_path(&self.app.mount_point())
             ));
         }
         Ok(())

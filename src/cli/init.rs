@@ -10,6 +10,7 @@ use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
 use super::prompt::SecretArgs;
 use super::recovery::RecoveryOutput;
+use super::shell::quote_path;
 use super::vault_args::ConfigArgs;
 use crate::crypto::{Argon2Parameters, RecoveryKey, Secret};
 use crate::vault::{NewSlot, Vault};
@@ -125,7 +126,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     if args.no_recovery_key {
         context.output.say("It has no recovery key: whoever loses its secret loses the data.");
     }
-    context.output.say(format!("Open it: strongroom mount {} MOUNTPOINT", path.display()));
+    context.output.say(format!("Open it: strongroom mount {} MOUNTPOINT", quote_path(path)));
     context.output.result(
         "init",
         &json!({

@@ -44,6 +44,7 @@ pub mod recovery;
 #[cfg(feature = "mount")]
 pub mod run;
 mod secret_stores;
+mod shell;
 pub mod speed;
 mod spellings;
 #[cfg(feature = "mount")]

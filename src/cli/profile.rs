@@ -12,6 +12,7 @@ use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
 use super::profile_args::load;
+use super::shell::quote_path;
 use crate::profile::{
     ComponentKind, Draft, DraftComponent, Environment, Library, Listed, Profile, Severity, check,
     draft,
@@ -263,7 +264,7 @@ fn init(args: &InitArgs, context: &Context) -> CommandResult {
         path.display(),
         profile.components.len(),
         profile.configs.len(),
-        if args.output.is_some() { path.display().to_string() } else { profile.name.clone() },
+        if args.output.is_some() { quote_path(&path) } else { profile.name.clone() },
     ));
     context
         .output

@@ -6,6 +6,7 @@ use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::prompt::SecretArgs;
+use super::shell::quote;
 use crate::profile::{
     Command, Environment, Error, Library, PlaceholderError, Profile, Trust, Unlock, trust,
 };
@@ -131,15 +132,6 @@ pub fn shell_line(profile: &Profile, command: &Command) -> Result<String, Failur
     Ok(quoted.join(" "))
 }
 
-/// A word that a shell takes as it is.
-fn quote(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = Self::new(ExitCode::Profile, error.to_string());
@@ -149,20 +141,6 @@ impl From<Error> for Failure {
             }
             Error::NotFound { .. } => failure.hint("see which there are: strongroom profile list"),
             _ => failure,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quote;
-
-    #[test]
-    fn words_are_quoted() {
-        for (word, quoted) in
-            [("a-b/c.d=e", "a-b/c.d=e"), ("", "''"), ("a b", "'a b'"), ("it's $x", r"'it'\''s $x'")]
-        {
-            assert_eq!(quote(word), quoted);
         }
     }
 }

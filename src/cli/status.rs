@@ -8,6 +8,7 @@ use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
 use super::mounted::{self, MountedHere, Owner};
+use super::shell::quote_path;
 use crate::fuse::{Health, absolute};
 
 const EXAMPLES: &str = "\
@@ -61,7 +62,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         if matches!(health, Health::Dead | Health::Stuck) {
             context.output.print(format!(
                 "    clear it away: strongroom umount {}",
-                mount.mount_point.display()
+                quote_path(&mount.mount_point)
             ));
         }
     }
@@ -87,7 +88,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
             ExitCode::NotResponding,
             format!("the mount on {} is {}", mount.mount_point.display(), describe(*health)),
         )
-        .hint(format!("strongroom umount {}", mount.mount_point.display()))
+        .hint(format!("strongroom umount {}", quote_path(&mount.mount_point)))
         .detail("mounts", list));
     }
     context.output.result("status", &json!({ "mounts": list }));

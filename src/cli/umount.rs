@@ -10,6 +10,7 @@ use super::Context;
 use super::exit_code::ExitCode;
 use super::failure::{CommandResult, Failure};
 use super::mounted::{self, MountedHere, Watched};
+use super::shell::quote_path;
 use crate::fuse::{
     Detach, Health, Holder, MountEntry, UnmountError, absolute, detach, health, holders, mounted_on,
 };
@@ -143,12 +144,12 @@ impl From<UnmountError> for Failure {
                     format!(
                         "as root, see who: fuser -vm {0}; or let them finish: strongroom umount \
                          --lazy {0}",
-                        path.display()
+                        quote_path(&path)
                     )
                 } else {
                     format!(
                         "end them, or let them finish: strongroom umount --lazy {}",
-                        path.display()
+                        quote_path(&path)
                     )
                 };
                 let list: Vec<Value> = holders.iter().map(describe).collect();

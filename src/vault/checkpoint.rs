@@ -79,7 +79,7 @@ impl Core {
     /// the core is closing.
     pub(super) fn sync_ahead(&self) {
         while !self.closing() {
-            self.signals.unsynced.wait(None);
+            self.signals.sync_ahead.wait(None);
             if let Some(journal) = self.journal().filter(|_| !self.closing()) {
                 // The journal remembers a failure, for all who rely on it.
                 let _ = journal.commit(u64::MAX);

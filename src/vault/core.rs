@@ -257,7 +257,7 @@ impl Core {
     pub(super) fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
         self.signals.work.raise();
-        self.signals.unsynced.raise();
+        self.signals.sync_ahead.raise();
     }
 }
 

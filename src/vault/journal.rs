@@ -63,7 +63,7 @@ struct Inner {
     in_flight: BTreeSet<u64>,
     syncing: bool,
     /// Bytes written since the last sync began.
-    unsynced: u64,
+    unsynced_bytes: u64,
     /// What writes that failed left out.
     gaps: Vec<Gap>,
     /// A sync failed: nothing here can be relied on any more.
@@ -146,7 +146,7 @@ impl Journal {
             durable_sequence: 0,
             in_flight: BTreeSet::new(),
             syncing: false,
-            unsynced: 0,
+            unsynced_bytes: 0,
             gaps: Vec::new(),
             failed: None,
             durable_until: now,
@@ -187,7 +187,7 @@ impl Journal {
         segment.state = SegmentState::Active;
         segment.generation = generation;
         segment.head = FIRST_RECORD;
-        segment.unsynced = true;
+        segment.dirty = true;
         segment.next_local = 0;
         segment.members.clear();
         inner.next_generation += 1;
@@ -276,7 +276,7 @@ impl Journal {
             let segment = &mut inner.segments[active];
             let offset = segment.head;
             segment.head += to_u64(len);
-            segment.unsynced = true;
+            segment.dirty = true;
             Place { session: self.session, generation: segment_generation, offset, sequence }
         };
         let mut file_record = None;
@@ -371,7 +371,7 @@ impl Journal {
         inner.next_sequence += 1;
         inner.in_flight.insert(place.sequence);
         inner.segments[active].head += to_u64(bytes.len());
-        inner.segments[active].unsynced = true;
+        inner.segments[active].dirty = true;
         drop(inner);
         // What it says stays true.
         self.finish_write(&file, &bytes, place.offset, &[place.sequence], || bytes.clone())?;
@@ -395,13 +395,13 @@ impl Journal {
         if outcome.is_err() {
             inner.gaps.push(Gap { file: file.clone(), offset, bytes: filler() });
         }
-        inner.unsynced += to_u64(bytes.len());
-        if inner.unsynced >= SYNC_AHEAD && !inner.syncing {
-            self.signals.unsynced.raise();
+        inner.unsynced_bytes += to_u64(bytes.len());
+        if inner.unsynced_bytes >= SYNC_AHEAD && !inner.syncing {
+            self.signals.sync_ahead.raise();
         }
         // Again: a sync of records before these may have begun while they were being written.
         for segment in &mut inner.segments {
-            segment.unsynced |= Arc::ptr_eq(&segment.file, file);
+            segment.dirty |= Arc::ptr_eq(&segment.file, file);
         }
         self.written.notify_all();
         outcome
@@ -415,7 +415,7 @@ impl Journal {
         let force = sequence == u64::MAX;
         loop {
             check(&inner).map_err(into_io)?;
-            let pending = inner.segments.iter().any(|segment| segment.unsynced);
+            let pending = inner.segments.iter().any(|segment| segment.dirty);
             if inner.durable_sequence >= target && !(force && pending && target == 0) {
                 return Ok(());
             }
@@ -424,7 +424,7 @@ impl Journal {
                 continue;
             }
             inner.syncing = true;
-            inner.unsynced = 0;
+            inner.unsynced_bytes = 0;
             let end = inner.next_sequence - 1;
             while inner.failed.is_none()
                 && inner.in_flight.first().is_some_and(|first| *first <= end)
@@ -440,7 +440,7 @@ impl Journal {
                 .segments
                 .iter_mut()
                 .filter_map(|segment| {
-                    std::mem::take(&mut segment.unsynced).then(|| segment.file.clone())
+                    std::mem::take(&mut segment.dirty).then(|| segment.file.clone())
                 })
                 .collect();
             let outcome = MutexGuard::unlocked(&mut inner, || {

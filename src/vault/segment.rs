@@ -31,7 +31,7 @@ pub(super) struct Segment {
     /// Up to where it was ever written.
     written: u64,
     /// Whether it has records that no sync has covered.
-    pub(super) unsynced: bool,
+    pub(super) dirty: bool,
     pub(super) next_local: u32,
     /// The inodes with records in it, by where they are in memory: their numbers are used again,
     /// also by the same file once it was let go of.
@@ -48,7 +48,7 @@ impl Segment {
             head: FIRST_RECORD,
             size,
             written: FIRST_RECORD,
-            unsynced: false,
+            dirty: false,
             next_local: 0,
             members: HashMap::new(),
         }

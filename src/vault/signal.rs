@@ -18,7 +18,7 @@ pub(super) struct Signals {
     /// The maintenance has work.
     pub(super) work: Arc<Signal>,
     /// The journal has much that is not synced.
-    pub(super) unsynced: Arc<Signal>,
+    pub(super) sync_ahead: Arc<Signal>,
 }
 
 impl Signal {

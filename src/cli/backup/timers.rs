@@ -8,6 +8,7 @@ use super::schedule_file::{Places, ScheduleFile, Scope, remove, replace};
 use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
+use crate::cli::shell;
 use crate::profile::{Day, When};
 
 const CRON_DIRECTORY: &str = "/etc/cron.d";
@@ -201,13 +202,7 @@ fn install_cron(
 
 /// A word for sh, in a line of cron's, where `%` means the end of the line.
 fn quote(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@+,".contains(&byte);
-    let quoted = if !word.is_empty() && word.bytes().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    };
-    quoted.replace('%', r"\%")
+    shell::quote(word).replace('%', r"\%")
 }
 
 /// Puts a line into the user's crontab, or takes it out.

@@ -17,6 +17,7 @@ use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::mounted;
 use crate::cli::output::human_size;
 use crate::cli::prompt::{confirm, has_terminal};
+use crate::cli::shell::quote_path;
 use crate::cli::vault_args::unlock;
 use crate::migrate::{
     self, Account, Engine, Environment, Fate, From, Hands, Phase, Plan, PlannedEdit,
@@ -100,7 +101,7 @@ impl<'a> Run<'a> {
             let phase = engine.state().phase;
             failure.message.push_str(whereabouts(phase));
             if phase == Phase::RollingBack && failure.hint == Some(both_ways(&self.path)) {
-                let vault = self.path.display();
+                let vault = quote_path(&self.path);
                 failure.hint = Some(format!("go on: strongroom migrate rollback --vault {vault}"));
             }
             failure
@@ -200,14 +201,14 @@ impl<'a> Run<'a> {
             output.say(format!(
                 "{}: strongroom mount {} {}",
                 if mounted { "After a restart" } else { "To mount it" },
-                self.path.display(),
-                status.mount_point.as_path().display()
+                quote_path(&self.path),
+                quote_path(status.mount_point.as_path())
             ));
         }
         if state.phase == Phase::Accepted {
             output.say(format!(
                 "When you are sure: strongroom migrate wipe --vault {}",
-                self.path.display()
+                quote_path(&self.path)
             ));
         }
         let stores: Vec<_> = engine

@@ -9,6 +9,7 @@ use crate::cli::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, RAISE_LIMIT};
 use crate::cli::output::human_size;
+use crate::cli::shell::quote_path;
 use crate::migrate::{
     Account, Blocker, Error, Fate, Plan, Remarks, Status, SwitchMode, Tally, Verification,
 };
@@ -140,7 +141,8 @@ pub(super) fn print_status(status: &Status, vault: &Path, context: &Context) {
         None => output.print("Originals    gone"),
     }
     for next in status.next() {
-        output.print(format!("Next         strongroom migrate {next} --vault {}", vault.display()));
+        output
+            .print(format!("Next         strongroom migrate {next} --vault {}", quote_path(vault)));
     }
 }
 
@@ -223,7 +225,7 @@ const UNTOUCHED: &str = "the source is untouched";
 
 /// The two ways out of a migration that stopped.
 pub fn both_ways(vault: &Path) -> String {
-    let vault = vault.display();
+    let vault = quote_path(vault);
     format!(
         "go on: strongroom migrate resume --vault {vault}; or back: strongroom migrate rollback \
          --vault {vault}"
@@ -232,7 +234,7 @@ pub fn both_ways(vault: &Path) -> String {
 
 /// How an error of the engine ends the command. `vault` completes the commands in hints.
 pub fn failure(error: Error, vault: &Path) -> Failure {
-    let how = |command: &str| format!("strongroom migrate {command} --vault {}", vault.display());
+    let how = |command: &str| format!("strongroom migrate {command} --vault {}", quote_path(vault));
     let go_on = || both_ways(vault);
     // What was not begun goes neither way.
     let begun = crate::migrate::migrations(vault).is_ok_and(|known| !known.is_empty());
@@ -312,7 +314,7 @@ pub fn failure(error: Error, vault: &Path) -> Failure {
                 None => format!(
                     "strongroom migrate resume --vault {0}, or strongroom migrate rollback \
                      --vault {0}",
-                    vault.display()
+                    quote_path(&vault)
                 ),
             };
             Failure::new(ExitCode::MigrationState, message).hint(hint)
@@ -426,5 +428,11 @@ mod tests {
         let vault = tempfile::tempdir().unwrap();
         let hint = failure(Error::Interrupted, vault.path()).hint.unwrap();
         assert!(!hint.contains("resume"), "{hint}");
+    }
+    #[test]
+    fn what_is_to_be_done_can_be_copied() {
+        let hint = both_ways(Path::new("/srv/My Vault"));
+        assert!(hint.contains("migrate resume --vault '/srv/My Vault';"), "{hint}");
+        assert!(hint.ends_with("migrate rollback --vault '/srv/My Vault'"), "{hint}");
     }
 }
