@@ -27,6 +27,8 @@ pub mod migrate;
 #[cfg(feature = "mount")]
 pub mod mount;
 #[cfg(feature = "mount")]
+mod mount_failure;
+#[cfg(feature = "mount")]
 mod mount_helper;
 #[cfg(feature = "mount")]
 pub mod mount_options;

@@ -19,7 +19,7 @@ use super::{Context, daemon, log_level};
 use crate::backing::os::OsDirectory;
 use crate::crypto::{KEY_LEN, MasterKey};
 use crate::fuse::{
-    MountError, MountedVault, ServeError, ShutDown, UnmountFailure, descriptors, prepare_process,
+    MountedVault, ServeError, ShutDown, UnmountFailure, descriptors, prepare_process,
 };
 use crate::vault::{FileSystem, FilesystemOptions, OpenError};
 
@@ -379,33 +379,6 @@ impl From<OpenError> for Failure {
             OpenError::Core(error) => {
                 Self::new(ExitCode::Failure, format!("the vault cannot be mounted: {error}"))
             }
-        }
-    }
-}
-
-impl From<MountError> for Failure {
-    fn from(error: MountError) -> Self {
-        let code = match &error {
-            MountError::Missing(_)
-            | MountError::NotDirectory(_)
-            | MountError::NotEmpty(_)
-            | MountError::Occupied { .. }
-            | MountError::Dead(_)
-            | MountError::InsideVault(_)
-            | MountError::VaultInside(_)
-            | MountError::Access { .. }
-            | MountError::HelperRefused(_)
-            | MountError::Refused { .. } => ExitCode::MountPoint,
-            MountError::DeviceMissing
-            | MountError::DeviceDenied(_)
-            | MountError::HelperMissing
-            | MountError::AllowOtherForbidden
-            | MountError::Connection(_) => ExitCode::FuseUnavailable,
-        };
-        let failure = Self::new(code, error.to_string());
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
         }
     }
 }

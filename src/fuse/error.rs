@@ -70,56 +70,6 @@ pub enum MountError {
     Connection(io::Error),
 }
 
-impl MountError {
-    /// What to do about it, where that is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Missing(path) => Some(format!("make it: mkdir -p {}", path.display())),
-            Self::NotEmpty(_) => Some(
-                "take another directory, or -o nonempty to hide what it holds while mounted"
-                    .to_owned(),
-            ),
-            Self::Occupied { path, .. } => {
-                Some(format!("strongroom umount {}, or take another directory", path.display()))
-            }
-            Self::Dead(path) => Some(format!("fusermount3 -uz {}", path.display())),
-            Self::InsideVault(_) | Self::VaultInside(_) => {
-                Some("take a directory beside the vault".to_owned())
-            }
-            Self::DeviceMissing => Some(
-                "as root: modprobe fuse; in a container: start it with --device /dev/fuse \
-                 --cap-add SYS_ADMIN"
-                    .to_owned(),
-            ),
-            Self::DeviceDenied(_) => Some(
-                "as root: chmod 666 /dev/fuse, or add the user to the group that owns it"
-                    .to_owned(),
-            ),
-            Self::HelperMissing => Some(
-                "install it: apt install fuse3 (Debian, Ubuntu), dnf install fuse3 (Fedora), \
-                 apk add fuse3 (Alpine), pacman -S fuse3 (Arch)"
-                    .to_owned(),
-            ),
-            Self::AllowOtherForbidden => {
-                Some("as root, put the line user_allow_other into /etc/fuse.conf".to_owned())
-            }
-            Self::HelperRefused(text) if text.contains("write access") => {
-                Some("take a directory of your own".to_owned())
-            }
-            Self::Refused { error, .. } if error.raw_os_error() == Some(libc::EPERM) => Some(
-                "mounting wants root, or the program fusermount3 (package fuse3); a container \
-                 must be started with --device /dev/fuse --cap-add SYS_ADMIN"
-                    .to_owned(),
-            ),
-            Self::NotDirectory(_)
-            | Self::Access { .. }
-            | Self::HelperRefused(_)
-            | Self::Refused { .. }
-            | Self::Connection(_) => None,
-        }
-    }
-}
-
 /// Why a vault could not be unmounted. It is still mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnmountError {
